@@ -10,16 +10,16 @@ hub, or the id of the model on the hub, which requires the package huggingface_h
 --input is the folder with the three TFLite files; reading these files requires the extra lyra.
 
 The model replaces one tokenizer, the codec or the semantic tokenizer. The other tokenizer is taken
-from --bundle. The stages and the detector of --bundle are omitted, because they need other tokens.
-A semantic encoder needs --layer and --kmeans, a file with centroids: a semantic token is the index
-of the nearest centroid. fit_kmeans computes new centroids. If codec and semantic tokenizer have
-different sample rates, the semantic tokenizer resamples its input. Use the result as --bundle of
-encode, decode, cache_tokens and export_bundle. docs/pretrained.md lists the models.
+from --bundle. The stages, the detector and the watermark of --bundle are omitted, because they need
+other tokens. A semantic encoder needs --layer and --kmeans, a file with centroids: a semantic token
+is the index of the nearest centroid. fit_kmeans computes new centroids. If codec and semantic
+tokenizer have different sample rates, the semantic tokenizer resamples its input. Use the result as
+--bundle of encode, decode, cache_tokens and export_bundle. docs/pretrained.md lists the models.
 
---verify writes no files. It checks the names and shapes of the tensors, and the SHA-256 of the
-weights if the published value is known. It then compares codes and audio, or features, with those
-of transformers, which must be installed (requirements/pretrained.txt). transformers does not
-contain lyra_v2, so for this model --verify checks the files only.
+--verify writes no files and does not need --kmeans. It checks the names and shapes of the tensors,
+and the SHA-256 of the weights if the published value is known. It then compares codes and audio, or
+features, with those of transformers, which must be installed (requirements/pretrained.txt).
+transformers does not contain lyra_v2, so for this model --verify checks the files only.
 """
 
 from collections.abc import Sequence

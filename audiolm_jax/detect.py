@@ -6,9 +6,9 @@
 For each file, the command prints the metadata that `sample` writes, the p-value and the payload of
 the bundle's watermark, and the probability that the bundle's classifier returns. A bundle may have
 no watermark or no classifier. Watermark and classifier detect only audio of this bundle. A file
-counts as synthetic if at least one of the three methods detects it. Compression, noise or editing
-can remove the evidence for all three methods, so no result proves that a recording is genuine. The
-bundle's model card lists the error rates.
+counts as synthetic if it has such metadata, or if the p-value or the probability reaches its
+threshold. Compression, noise or editing can remove all evidence, so no result proves that a
+recording is genuine. The bundle's model card lists the error rates.
 
 Folders are searched recursively. Exit codes: 0 no file is synthetic, 1 at least one file is
 synthetic, 2 a file could not be read, or another error that you can fix.

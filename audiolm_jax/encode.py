@@ -28,7 +28,7 @@ flags.DEFINE_integer(
 
 @takes_arguments
 def main(argv: Sequence[str]) -> None:
-  """Encodes an audio file of any length."""
+  """Encodes an audio file and writes the file of tokens."""
   if len(argv) != 2:
     raise UserError(f"give one audio file, not {len(argv) - 1}: encode IN.wav --output tokens.npz")
   if not FLAGS.output:

@@ -76,7 +76,7 @@ for _field in dataclasses.fields(Options):
 
 
 def main(argv: Sequence[str]) -> None:
-  """Runs the suites one after another and writes the results after each suite."""
+  """Runs the suites and writes the results after each; with --check, only checks the data sets."""
   del argv
   chosen = _chosen_suites()
   if FLAGS.check:

@@ -6,8 +6,8 @@ r"""Fits new codebooks to the codec of a bundle; its encoder and decoder do not 
 The first codebook is fitted to the latents by k-means, and each further codebook to the residuals
 of the previous levels. Use this command for a published codec that has too many levels or too small
 codebooks for the stages, or to adapt the codebooks to other recordings. The codes change, so the
-stages and the detector of the bundle are omitted; the semantic tokenizer is kept. Use the result as
---bundle of encode, decode, cache_tokens and export_bundle.
+stages, the detector and the watermark of the bundle are omitted; the semantic tokenizer is kept.
+Use the result as --bundle of encode, decode, cache_tokens and export_bundle.
 """
 
 from collections.abc import Sequence

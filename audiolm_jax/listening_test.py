@@ -5,7 +5,7 @@ r"""Builds a web page with a listening test, and scores the answers of the liste
   python -m audiolm_jax.listening_test score answers-*.json --key page.key.json
 
 The page works from disk, on a phone and on any web host. At the end of the test, listeners download
-their answers and send them to you. The key file `page.key.json`, next to the folder, contains the
+their answers and send them to you. The key file `page.key.json`, next to --output_dir, contains the
 origin of each clip: do not upload it. `--key` sets another path of the key file. Kinds of test
 (`--kind`):
 

@@ -3,12 +3,12 @@ r"""Makes the training data of a detector from recordings and a bundle.
   python -m audiolm_jax.make_detection_corpus --bundle bundles/mine --data recordings \
     --output_dir runs/detection
 
-Recordings are cut into pieces of at most ten seconds. The first three seconds of a piece are the
-prompt. For each piece, the command writes two sampled continuations of the prompt, and the real
-continuation twice: decoded by the bundle's codec, and unchanged. Pieces of less than four seconds
-and pieces with a silent prompt are omitted. The recordings of a tenth of the speakers in the split
-`train` become the new split `valid`. Recordings of the old split `valid`, without speakers who are
-in `train`, become the split `test`. Rerun the same command to resume a killed run.
+By default, recordings are cut into pieces of at most ten seconds. The first three seconds of a
+piece are the prompt. For each piece, the command writes two sampled continuations of the prompt,
+and the real continuation twice: decoded by the bundle's codec, and unchanged. Pieces of less than
+four seconds and pieces with a silent prompt are omitted. The recordings of a tenth of the speakers
+in the split `train` become the new split `valid`. Recordings of the old split `valid`, without
+speakers who are in `train`, become the split `test`. Rerun the same command to resume a killed run.
 """
 
 from collections.abc import Sequence

@@ -4,9 +4,9 @@
 
 Recordings of the split `train` are encoded, decoded, passed through channels such as MP3 and noise,
 and encoded again. Codes that are often confused with each other form communities; the package
-scikit-network computes them. The command prints, for each level, the share of the codes that keep
-their community. It writes the bundle with the communities and a public key, with which sampling
-marks new samples by default. docs/concepts/watermark.md explains the printed values.
+scikit-network computes them. The command prints, for each channel and level, the share of the codes
+that keep their community. It writes the bundle with the communities and a public key, with which
+sampling marks new samples by default. docs/concepts/watermark.md explains the printed values.
 """
 
 import hashlib

@@ -278,7 +278,7 @@ def _check_flags() -> None:
 
 
 def _spoken_flag() -> str | None:
-  """Returns the flag with the text or recording to speak, "text" or "source"; else None."""
+  """Returns "text" or "source", the flag of the text or recording to speak; None without both."""
   return next((name for name in _MODES if FLAGS[name].value is not None), None)
 
 

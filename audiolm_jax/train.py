@@ -100,7 +100,8 @@ def resolve(
     search_paths: folders in which gin files are searched.
 
   Raises:
-    ConfigError: a file, name, parameter or macro does not exist, or a value is invalid.
+    ConfigError: a file, name, parameter or macro does not exist, a required setting is missing, or
+      a value is invalid.
   """
   import gin
 

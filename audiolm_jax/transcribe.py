@@ -3,8 +3,8 @@
   python -m audiolm_jax.transcribe --bundle my_bundle clip.wav
   python -m audiolm_jax.transcribe --bundle my_bundle --json a.wav b.flac
 
-For one file, the command prints the text. For several files, it prints a line with the name and the
-text of each file.
+For one file, the command prints the text. For several files, it prints one line per file, with the
+name and the text of the file.
 """
 
 import json

@@ -255,7 +255,7 @@ def range_of(name: str, given: Sequence[str], least: float, most: float) -> tupl
     most: largest accepted number.
 
   Raises:
-    UserError: the flag does not have two increasing numbers from `least` to `most`.
+    UserError: the flag is not two numbers from `least` to `most`, the lower one first.
   """
   try:
     low, high = map(float, given)

@@ -10,7 +10,7 @@ the split `train` contains a value of the split `valid`. The manifest has a row 
 clip, with the English clip as `source_path`, and a row for each English clip, so that tokenizers
 learn both languages. The field `value` of a row names the value.
 
-A voice is ENGINE:VOICE. The help of make_speech_corpus.py describes the engines and
+A voice is ENGINE:VOICE or ENGINE. The help of make_speech_corpus.py describes the engines and
 --engine_command. Rerun the same command to resume a stopped run; a larger --pairs extends a
 finished corpus.
 """
@@ -55,7 +55,7 @@ SAMPLE_RATE = 16_000
 
 @dataclass(frozen=True)
 class Utterance:
-  """A clip to synthesize; `path` is relative to the manifest, `tempo` to the default tempo."""
+  """A clip to synthesize; `path` is relative to the manifest, `tempo` to the engine's default."""
 
   path: str
   text: str
@@ -154,7 +154,7 @@ def make_pair(folder: Path, pair: Pair, engines: Mapping[str, Engine]) -> list[d
   """Writes the missing clips of a pair and returns the manifest rows of both clips.
 
   Raises:
-    SpeechError: an engine failed.
+    SpeechError: an engine failed, or the speech is too short.
   """
   rows: list[dict[str, Any]] = []
   for one in (pair.target, pair.source):

@@ -3,7 +3,7 @@
   python launch/make_piano_corpus.py --midi_dir piano_midi --output_dir piano
 
 Needs the Debian packages `fluidsynth` and `fluid-soundfont-gm` (FluidR3, MIT licence).
-Time: about 100 times real time on one CPU core, so 7 hours of piano take 5 minutes.
+Speed: about 100 times real time on one CPU core, so 7 hours of piano take 5 minutes.
 `--midi_dir` contains `manifest.jsonl` (path, composer, split, licence, source). With
 `--semitones=-2,0,2`, the pieces of the train split are also rendered two semitones lower and
 higher; the tempo changes by the same factor as the frequencies.

@@ -6,7 +6,7 @@ r"""Creates labelled speech for the suites content and likelihood of `eval`, wit
     --items=probes/abx.item --items_audio_dir=probes/abx --pairs=probes/pairs.jsonl
 
 - `abx.item` and `abx/`: the last sentences of the text, spoken by four voices, with their phones.
-  The factors that change pitch and formants of the voices do not occur in make_speech_corpus.py.
+  Pitch and formants are changed more than in make_speech_corpus.py.
 - `pairs.jsonl`, category "word": a word of the text and a non-word with a different first
   consonant, spoken by all voices.
 - category "speaker", with --recordings: a clip of the split `valid`, and a copy in which another
@@ -67,7 +67,10 @@ def items(file: str, voice: str, phones: Sequence[tuple[str, float]]) -> Iterato
 
 
 def non_word(word: str, known: set[str], rng: random.Random) -> str | None:
-  """Returns a non-word that differs from `word` only in the first consonant; None if impossible."""
+  """Returns a word that is not in `known` and differs from `word` only in the first consonant.
+
+  Returns None if there is none, or if `word` does not begin with a consonant and a vowel.
+  """
   if word[0] not in CONSONANTS or word[1] not in "aeiou":
     return None
   for consonant in rng.sample(CONSONANTS, len(CONSONANTS)):

@@ -3,7 +3,7 @@
   python launch/make_speed_copies.py --manifest speech.jsonl --output_dir speech_speeds
 
 A faster or slower copy sounds like a different speaker, because pitch, formants and tempo change
-together. Needs only requirements/sample.txt. Time: about 150 times real time on one CPU core.
+together. Needs only requirements/sample.txt. Speed: about 150 times real time on one CPU core.
 The new manifest contains only the copies, with absolute paths; append it to the original manifest
 to train on both. Clips of other splits than `train` are not copied.
 

@@ -10,8 +10,8 @@ r"""Labels the frames of a speech corpus with units of a canonical voice, to tra
 The manifest has rows with path, speaker and text. A clip gets labels only if the canonical voice
 has also read its text; make_speech_corpus.py creates such corpora. The frames of the canonical
 voice are clustered. Each frame of another voice gets the cluster of the canonical frame with which
-it is aligned. For a second round, --encoder_dir names the training run of the first round; the
-features of its encoder replace the cepstra.
+it is aligned. The first round uses cepstra as features. For a second round, --encoder_dir names the
+training run of the first round, whose encoder computes the features.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Tasks of audio, from the folder, manifest or token store that AUDIOLM_AUDIO_DIR names."""
+"""Tasks of audio, from the source that AUDIOLM_AUDIO_DIR or gin names, see `tasks`."""
 
 from audiolm_jax.data import registration
 

@@ -1,4 +1,4 @@
-"""Mixtures of speech and piano music with equal rates, if the tasks of both are registered."""
+"""Mixtures of the tasks of `tasks.speech` and `tasks.piano`, by default with equal rates."""
 
 from audiolm_jax.data import registration
 from tasks import piano, speech  # noqa: F401 (they register their tasks)

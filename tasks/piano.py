@@ -1,4 +1,4 @@
-"""Tasks of piano music, from the folder, manifest or token store that AUDIOLM_PIANO_DIR names."""
+"""Tasks of piano music, from the source that AUDIOLM_PIANO_DIR or gin names, see `tasks`."""
 
 from audiolm_jax.data import registration
 

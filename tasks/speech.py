@@ -1,4 +1,4 @@
-"""Tasks of speech, from the folder, manifest or token store that AUDIOLM_SPEECH_DIR names."""
+"""Tasks of speech, from the source that AUDIOLM_SPEECH_DIR or gin names, see `tasks`."""
 
 from audiolm_jax.data import registration
 

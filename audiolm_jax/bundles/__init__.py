@@ -22,7 +22,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-  """Imports a class of sampling on first use; programs that only encode do not need it."""
+  """Returns `AudioStream` or `Continuation`; imports sampling only when one of them is used."""
   if name == "AudioStream":
     from audiolm_jax.bundles.audio_stream import AudioStream
 

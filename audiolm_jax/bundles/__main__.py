@@ -103,7 +103,11 @@ def _info(name: str) -> None:
 
 
 def _data_lines(data: object) -> list[str]:
-  """Returns one line for each data set of the metadata, which may have any form."""
+  """Returns one line per data set.
+
+  Args:
+    data: the training data in the metadata of a bundle, in any form.
+  """
   if not is_list(data) or not data:
     return [_text(data) if data else "not stated"]
   return [

@@ -44,19 +44,19 @@ class Bundle:
   """A codec, a semantic tokenizer and the stages that were trained on their tokens.
 
   Attributes:
-    name: name of the bundle; a shipped bundle is loaded by its name.
+    name: name of the bundle.
     codec: converts waveforms to acoustic codes and back.
     semantic: converts waveforms at the codec's sample rate to semantic tokens.
-    stages: stages by the name in their spec. A stage follows all stages whose streams it reads.
-      Empty for a bundle that only encodes and decodes.
+    stages: stages by the name in their spec, in the order of sampling; empty for a bundle that only
+      encodes and decodes.
     semantic_rate: mean number of semantic tokens per second of the training data, after repeats
       are collapsed; None if it was not measured.
     temperatures: default temperatures by stage, for stages whose default is not the paper's.
     detector: distinguishes the bundle's samples from recordings; None if no detector was trained.
     watermark: the settings and communities of the watermark; None if the bundle has no watermark.
     description: description of the bundle, one sentence.
-    metadata: training data, licence and metrics; not used by the program.
-    model_card: the text of MODEL_CARD.md.
+    metadata: training data, licence and metrics; they do not affect encoding and sampling.
+    model_card: the text of MODEL_CARD.md; "" if the file does not exist.
     path: the folder that the bundle was loaded from; None if it was not loaded from a folder.
   """
 
@@ -81,19 +81,20 @@ class Bundle:
   def component(
     self, name: str
   ) -> Codec | ChunkedTokenizer | ResampledTokenizer | Detector | Stage | None:
-    """Returns the component with a name of training, such as "codec" or "coarse_stage".
+    """Returns a component, or None if the bundle does not contain the component.
 
-    Returns None if the bundle does not contain the component.
+    Args:
+      name: name of the component in training, such as "codec" or "coarse_stage".
     """
     tokenizers = {"codec": self.codec, "semantic": self.semantic, "units": self.semantic}
     tokenizers |= {"detector": self.detector}
     return (tokenizers | {f"{key}_stage": stage for key, stage in self.stages.items()}).get(name)
 
   def searching(self, width: int) -> "Bundle":
-    """Returns the bundle with a beam search in the encoding of its codec.
+    """Returns a bundle whose codec encodes with a beam search of the given width.
 
-    With a larger width, codes approximate the latents more accurately, and encoding takes longer.
-    Codes from different widths can be mixed in a corpus.
+    With a larger width, the average quantization error is smaller, and encoding takes longer. Codes
+    from different widths can be mixed in a corpus.
 
     Args:
       width: number of code sequences that are kept per frame; 1 for no beam search.
@@ -178,7 +179,7 @@ class Bundle:
     *,
     channel_axis: int | None = None,
   ) -> Encoded:
-    """Encodes a waveform of any length in bounded memory.
+    """Encodes a waveform of any length, in chunks.
 
     Args:
       waveform: one clip or a batch; floats in [-1, 1], or integers over their whole range.
@@ -187,13 +188,13 @@ class Bundle:
         [samples, channels] from soundfile; None for one channel.
 
     Returns:
-      Semantic tokens [..., steps] and codes [..., frames, quantizers]. Both lengths are
-      `ceil(samples / hop_length)`, with the hop length of the tokenizer or codec, and with the
-      samples at the bundle's rate.
+      Semantic tokens [..., steps] and codes [..., frames, quantizers]. The last step and the last
+      frame may extend past the end of the waveform.
 
     Raises:
-      AudioError: the waveform is empty, not finite, silent or shorter than a semantic token, or the
-        sample rate is out of range.
+      AudioError: the waveform is not valid audio, a clip is silent, the clips are shorter than a
+        semantic token, or the sample rate is out of range.
+      UserError: `channel_axis` is not an axis of the waveform.
     """
     sample_rate = waveforms.check_rate(sample_rate)
     waveform = waveforms.check(waveform, sample_rate, channel_axis=channel_axis)
@@ -279,16 +280,17 @@ class Bundle:
       sample_rate: sample rate of the prompt in Hz.
       num_samples: number of samples for each prompt, at most 10,000. The prompt is encoded once for
         all samples.
-      progress: called with a stage's name, the number of tokens sampled so far and their total.
+      progress: called with the name of a stage and its numbers of sampled tokens and of all tokens.
       **settings: see `Settings`.
 
     Returns:
-      The prompt and `round(duration * sample_rate)` new samples, at the bundle's rate. For a list
-      of prompts, a list of results, each with the timings of the whole call.
+      The audio at the bundle's rate: in continuation mode, the prompt (see `PromptAudio`) and the
+      new audio, else the new audio only. For a list of prompts, a list of results, each with the
+      timings of the whole call.
 
     Raises:
       BundleError: the bundle does not have the stages of the mode.
-      UserError: the prompt is too short or silent, or a setting is out of range.
+      UserError: the prompt is missing, not valid, too short or silent, or a setting is not valid.
       TypeError: a setting is unknown.
     """
     from audiolm_jax.bundles import continuation
@@ -307,21 +309,21 @@ class Bundle:
   ) -> "AudioStream":
     """Yields the waveform that `continue_audio` returns, in pieces, while it is sampled.
 
-    The prompt is yielded first. With the stages of the paper, new audio starts after the semantic
-    tokens of the first window and the coarse codes of the first fine chunk are sampled. Then each
-    piece has 64 tokens of the last stage, or a window if the last stage is parallel. The
-    concatenated pieces have no discontinuities.
+    If the output contains the prompt, the prompt is yielded first. With the stages of the paper,
+    new audio starts after the semantic tokens of the first window and the coarse codes of the first
+    fine chunk are sampled. Then each piece has up to 64 tokens of the last stage, or a window if
+    the last stage is parallel. The concatenated pieces have no discontinuities.
 
     Args:
       waveform: the prompt, one clip; None in unconditional mode.
       sample_rate: sample rate of the prompt in Hz.
-      progress: called with a stage's name, the number of tokens sampled so far and their total. An
-        exception from this function ends the sampling.
+      progress: called with the name of a stage and its numbers of sampled tokens and of all tokens.
+        An exception from this function ends the sampling.
       **settings: see `Settings`.
 
     Returns:
       An iterator over pieces [samples]. Its attribute `samples` is the total length; its attribute
-      `tokens` is set after the last piece.
+      `tokens` is set when the iterator ends.
 
     Raises:
       UserError: see `continue_audio`; raised before the first piece.
@@ -365,7 +367,7 @@ class Bundle:
     Args:
       text: the text, of at most 100,000 characters.
       num_samples: number of samples, at most 10,000.
-      progress: called with a stage's name, the number of tokens sampled so far and their total.
+      progress: called with the name of a stage and its numbers of sampled tokens and of all tokens.
       **settings: see `speaking.SpeechSettings`.
 
     Returns:
@@ -374,8 +376,8 @@ class Bundle:
 
     Raises:
       BundleError: the bundle has no text stage, or no acoustic stage that reads semantic tokens.
-      UserError: the text is empty or has unknown characters, the voice is too short or silent, or a
-        setting is out of range.
+      UserError: the text is empty, too long or has unknown characters, num2words is needed and not
+        installed, the voice is too short or silent, or a setting is not valid.
       TypeError: a setting is unknown.
     """
     from audiolm_jax.bundles import speaking
@@ -400,7 +402,7 @@ class Bundle:
 
     Returns:
       An iterator over pieces [samples]. Its attribute `samples` is the total length; its attribute
-      `tokens` is set after the last piece.
+      `tokens` is set when the iterator ends.
 
     Raises:
       UserError: see `speak`; raised before the first piece.
@@ -439,7 +441,7 @@ class Bundle:
     progress: "Progress | None" = None,
     **settings: "Unpack[VoiceSettings]",
   ) -> "Continuation | list[Continuation]":
-    """Speaks the content of a recording with a trained speech stage, such as in another language.
+    """Speaks the content of a recording, for example in another language, with a speech stage.
 
     A recording longer than the longest source of the stage is cut at quiet moments into pieces. The
     stage reads each piece separately, and all pieces have the same voice.
@@ -448,7 +450,7 @@ class Bundle:
       waveform: the source, one clip; floats in [-1, 1], or integers over their whole range.
       sample_rate: sample rate of the source and of the voice in Hz.
       num_samples: number of samples, at most 10,000.
-      progress: called with a stage's name, the number of tokens sampled so far and their total.
+      progress: called with the name of a stage and its numbers of sampled tokens and of all tokens.
       **settings: see `speaking.VoiceSettings`.
 
     Returns:
@@ -456,7 +458,7 @@ class Bundle:
 
     Raises:
       BundleError: the bundle has no speech stage, or no acoustic stage that reads semantic tokens.
-      UserError: the source or the voice is too short or silent, or a setting is out of range.
+      UserError: the source or the voice is too short or silent, or a setting is not valid.
       TypeError: a setting is unknown.
     """
     from audiolm_jax.bundles import speaking
@@ -485,7 +487,7 @@ class Bundle:
 
     Returns:
       An iterator over pieces [samples]. Its attribute `samples` is the total length; its attribute
-      `tokens` is set after the last piece.
+      `tokens` is set when the iterator ends.
 
     Raises:
       UserError: see `speak_from`; raised before the first piece.
@@ -520,7 +522,7 @@ class Bundle:
 
     Raises:
       BundleError: the bundle has no transcript stage.
-      UserError: the recording is too short or silent, or a setting is out of range.
+      UserError: the recording is too short or silent, or a setting is not valid.
     """
     from audiolm_jax.bundles import transcription
 

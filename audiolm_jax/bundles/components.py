@@ -76,7 +76,7 @@ def describe(name: str, manifest: Json) -> Component:
 
   Raises:
     BundleError: the component or its type is unknown.
-    ConfigError: the configuration of the component is not valid.
+    ConfigError: the hash, the type, the spec or the configuration of the component is not valid.
     KeyError: the manifest lacks a field.
   """
   entry = manifest["components"][name]
@@ -166,6 +166,6 @@ def codec_of(config: object, params: Params) -> Codec:
 
 
 def _home(value: object) -> str:
-  """Returns the module and name of a value's class as `module:class`, like in `TOKENIZERS`."""
+  """Returns the module and name of a value's class as `module:class`, as in `TOKENIZERS`."""
   kind = type(value)
   return f"{kind.__module__}:{kind.__qualname__}"

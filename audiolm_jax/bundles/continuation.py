@@ -39,15 +39,15 @@ class Continuation:
   """Sampled audio with its tokens and timings.
 
   Attributes:
-    waveform: the audio [samples] in [-1, 1]. A batch of prompts adds a first axis. Several samples
-      per prompt add an axis before the axis of samples.
+    waveform: the audio in [-1, 1]; the last axis is time. A batch of prompts adds a first axis.
+      `num_samples` above 1 adds an axis before time.
     sample_rate: Hz.
     tokens: tokens of the whole clip, first those of the prompt or voice. Semantic tokens have no
       repeats if the stages collapse repeats.
-    prompt_samples: number of samples at the start of `waveform` that belong to the prompt.
-    new_seconds: seconds of new audio in all clips together.
-    timings: seconds by step: "encode", the name of each stage, "retokenize" (if sampled codes were
-      tokenized again), and "decode".
+    prompt_samples: number of audio samples at the start of each clip that belong to the prompt.
+    new_seconds: seconds of new audio in all clips of `waveform` together.
+    timings: seconds by step. The steps are "encode", the names of the stages, "retokenize" (sampled
+      codes are tokenized again) and "decode"; some can be absent.
     watermark: strength of the watermark in the sampled codes; 0 for no watermark.
   """
 
@@ -169,7 +169,12 @@ class Output:
     return self.samples - self.made - self.hidden
 
   def cut(self, waveform: Float[np.ndarray, "piece"], start: int) -> Float[np.ndarray, "shown"]:
-    """Returns the part to output of a decoded piece that begins at sample `start` of the clip."""
+    """Returns the part of a decoded piece that belongs to the output.
+
+    Args:
+      waveform: the decoded piece.
+      start: index of the first sample of the piece in the clip.
+    """
     shown = np.clip(waveform[: max(0, self.samples - start)], -1.0, 1.0)
     if self.original is not None:
       true = self.original[start : start + len(shown)]
@@ -313,7 +318,7 @@ def resynthesized(voice: Record, content: Int[np.ndarray, "steps"], frames: int)
 
 
 def _expected_clip(bundle: Bundle, prompt: Float[np.ndarray, "samples"], frames: int) -> Clip:
-  """Returns a clip for rehearsal; its prompt has random tokens, as many as the encoded prompt.
+  """Returns a clip for `Cascade.rehearsal`, with random tokens instead of those of the prompt.
 
   Args:
     bundle: the bundle that samples.
@@ -333,7 +338,8 @@ def _make_ready(
 ) -> None:
   """Starts to load or compile, in the background, the programs that sample and decode the clips.
 
-  The lengths of all arrays must be known in advance, so nothing happens if stages collapse repeats.
+  Does nothing if `Cascade.rehearsal` returns None, for example because stages collapse repeats: the
+  lengths of all arrays must be known in advance.
   """
   rehearsal = bundle.cascade.rehearsal()
   if rehearsal is not None:

@@ -47,9 +47,9 @@ def load_bundle(
     stages: names of the stages to load; None for all, () for the tokenizers alone.
 
   Raises:
-    BundleError: the bundle does not exist, is damaged, lacks one of `stages`, or has stages that
-      were not trained on tokens of its tokenizers.
-    UserError: `stages` is not a collection of names.
+    BundleError: the bundle does not exist, is damaged or inconsistent, has an unknown format
+      version, or lacks one of `stages`.
+    UserError: `stages` is not a collection of names, or the process was forked after JAX started.
   """
   folder = find_folder(name_or_dir)
   if stages is not None:
@@ -68,7 +68,7 @@ def load_bundle(
 def save_bundle(
   bundle: Bundle, folder: str | os.PathLike[str], *, storage: Storage | str = Storage.FLOAT32
 ) -> Path:
-  """Writes a bundle atomically, and replaces an existing bundle in the folder.
+  """Writes a bundle to a temporary folder, which then replaces `folder` if it exists.
 
   Stages were trained on the tokens of the tokenizers, so writing must not change these tokens. In a
   bundle with stages, each tokenizer has the narrowest format from `storage` up to float32 that
@@ -85,7 +85,7 @@ def save_bundle(
 
   Raises:
     BundleError: `bundle` is not a `Bundle`, its parts do not fit together, a weight is out of range
-      of the format, or the folder is not a bundle or cannot be written.
+      of the format, or the folder contains other files or cannot be written.
     UserError: `folder` is not a path, or `storage` is unknown.
   """
   if not isinstance(cast(object, bundle), Bundle):
@@ -160,7 +160,7 @@ def _check_temperatures(bundle: str, temperatures: Iterable[str], stages: Iterab
 
 
 def _check_fit(bundle: Bundle) -> None:
-  """Raises `BundleError` if parts differ in their rates, vocabularies, levels or codebooks."""
+  """Raises `BundleError` if rates, vocabularies, levels or codebooks of parts do not fit."""
   codec, semantic = bundle.codec.spec, bundle.semantic.spec
   if codec.sample_rate != semantic.sample_rate:
     raise BundleError(

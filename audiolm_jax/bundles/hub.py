@@ -73,8 +73,8 @@ def pull_bundle(
     The folder.
 
   Raises:
-    BundleError: the repository does not contain a complete bundle, or the folder exists and must
-      not or cannot be replaced.
+    BundleError: the repository contains no intact bundle, the folder exists and `overwrite` is
+      False, or the folder is not a bundle or cannot be written.
     UserError: `repository` is not USER/NAME, huggingface_hub is not installed, or the hub cannot be
       reached.
   """
@@ -106,7 +106,7 @@ def pull_bundle(
 
 
 def refuse_damaged(folder: Path, name: str | os.PathLike[str] | None = None) -> None:
-  """Raises `BundleError` with the first error if a bundle is damaged.
+  """Raises `BundleError` if a bundle is damaged; the message contains the first error.
 
   Args:
     folder: the folder of the bundle.

@@ -29,7 +29,7 @@ class ComponentInfo(NamedTuple):
 
 
 def list_parts(folder: Path) -> list[ComponentInfo]:
-  """Returns the components listed in `bundle.json`, described by the headers of their files.
+  """Returns a description of each component in `bundle.json`; reads only headers of other files.
 
   Raises:
     BundleError: `bundle.json` cannot be read or lists no components.
@@ -44,10 +44,10 @@ def list_parts(folder: Path) -> list[ComponentInfo]:
 
 
 def find_damage(folder: Path) -> list[str]:
-  """Returns one sentence for each error in a bundle; an empty list if the bundle has no errors.
+  """Returns one sentence for each error that was found in a bundle.
 
-  The weights of every component are compared with their hash in `bundle.json`. If all hashes match,
-  the bundle is loaded to check that its components fit together.
+  If `bundle.json` is valid, it has a hash for the weights of each component. If all weights match
+  their hashes, the bundle is loaded to check that its components fit together.
   """
   try:
     manifest = migration.migrate(folder, read_manifest(folder))

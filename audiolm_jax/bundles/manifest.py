@@ -20,7 +20,7 @@ _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 
 class _Fields(TypedDict):
-  """The types of the fields of `bundle.json` of any version; `migration` checks the version."""
+  """The types of the fields of `bundle.json` in all format versions."""
 
   name: str
   description: str
@@ -91,9 +91,9 @@ def check_fields(manifest: Json) -> None:
   """Checks the types and values of the fields of a manifest; does not require any field.
 
   Raises:
-    ConfigError: a field has a wrong type, the name of a stage or component has characters other
-      than letters, digits, - and _, two stages have the same name, or a text is too long or has
-      control characters.
+    ConfigError: a field has a wrong type or is out of range; the name of a stage or component is
+      not 1 to 64 letters, digits, - and _, or begins with - or _; two stages have the same name; or
+      a text is too long or has characters that cannot be printed.
   """
   for field, hint in get_type_hints(_Fields, include_extras=True).items():
     if field in manifest:
@@ -137,7 +137,7 @@ def read_card(folder: Path) -> str:
   """Returns the text of MODEL_CARD.md; "" if the file does not exist.
 
   Raises:
-    BundleError: the file cannot be read.
+    BundleError: the file cannot be read or has more than 1 MiB.
   """
   path = folder / CARD
   if not path.exists():

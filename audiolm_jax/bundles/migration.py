@@ -33,11 +33,12 @@ def migrate(folder: Path, manifest: JsonDict) -> JsonDict:
   Args:
     folder: the bundle's folder. For format 1, its weights are compared with the token hash in the
       manifest, and then the missing hashes are computed from the weights.
-    manifest: the content of `bundle.json`, of version 1 or later.
+    manifest: the content of `bundle.json`.
 
   Raises:
-    BundleError: the version is unknown or missing, a stage is not described as in this version, or
-      the weights do not match the manifest.
+    BundleError: the version is unknown or missing, the entry of a stage does not have the form of
+      the version, or, in format 1, the file of a tokenizer is missing or damaged or does not match
+      the manifest.
     ConfigError: the configuration of a tokenizer of format 1 is not valid.
     KeyError: the manifest lacks a field.
   """

@@ -27,8 +27,8 @@ def loudness(waveform: Float[np.ndarray, "samples"], steps: int) -> Float[np.nda
 def cuts(levels: Float[np.ndarray, "steps"], longest: int) -> list[int]:
   """Returns the steps at which to cut a recording so that no part exceeds `longest` steps.
 
-  Each part except the last has `longest // 2` to `longest` steps. It ends before the quietest step
-  at which such a part can end.
+  Each part except the last has `longest // 2` to `longest` steps, but at least 1. It ends before
+  the quietest of the steps that allow such a length.
 
   Args:
     levels: root mean square of each step.

@@ -30,7 +30,7 @@ _PER_STAGE = ("temperature", "top_k", "top_p", "passes", "guidance", "lookahead"
 
 
 class Mode(enum.StrEnum):
-  """The condition of the sampled audio.
+  """The modes of sampling.
 
   CONTINUATION samples audio after a prompt, UNCONDITIONAL samples without a prompt, and RESYNTHESIS
   samples codes for the semantic tokens of the prompt.
@@ -100,7 +100,7 @@ class Settings(SamplingSettings, total=False):
       on other samples.
     prompt_seconds: seconds of the prompt to use, from its beginning; default 3, None for the whole
       prompt. The stages receive only whole semantic tokens (for example, of 40 ms each), so the
-      last part of the prompt can be sampled. In resynthesis, the seconds of the voice to use.
+      rest of the prompt is sampled again. In resynthesis, the seconds of the voice to use.
     voice: in resynthesis, a recording of the voice to use, [samples] at the rate of the prompt; the
       default is a random voice. The tokens of the result begin with those of the voice.
     mode: see `Mode`; default continuation.
@@ -144,8 +144,9 @@ def options_of(bundle: Bundle, settings: Mapping[str, Any], strength: float) -> 
     strength: strength of the watermark, from `watermark_strength`.
 
   Raises:
-    UserError: a value is out of range, the bundle has no stage of a given name, it has no watermark
-      for a given key or payload, or a stage cannot sample with a gumbel watermark.
+    UserError: a value is out of range, the bundle has no stage of a given name, a key is given and
+      the bundle has no watermark, a payload is given and the watermark is off, or a stage cannot
+      sample with a gumbel watermark.
   """
   processors = _processors(bundle, settings, strength)
   given: dict[str, Json] = {name: settings.get(name, {}) for name in _PER_STAGE}
@@ -183,7 +184,8 @@ def watermark_strength(bundle: Bundle, value: object) -> float:
   """Returns the strength that a value of the setting `watermark` selects; 0 for no watermark.
 
   Raises:
-    UserError: the value is neither a strength nor "off", or the bundle has no watermark.
+    UserError: the value is neither a strength nor "off", or a strength above 0 is given and the
+      bundle has no watermark.
   """
   if value is None:
     return 0.0 if bundle.watermark is None else bundle.watermark.config.strength
@@ -203,7 +205,8 @@ def _processors(
   """Returns the processor that adds the watermark to sampled codes; () without a watermark.
 
   Raises:
-    UserError: the key or the payload is not valid, or is given without a watermark.
+    UserError: the key, the payload or the strength is not valid for the watermark, a key is given
+      and the bundle has no watermark, or a payload is given and the watermark is off.
   """
   key = settings.get("watermark_key")
   words = None if key is None else private_key(key)
@@ -290,9 +293,9 @@ def prepared_prompts(
   most_axes: int,
   name: str,
 ) -> tuple[list[Float[np.ndarray, "_samples"]], bool]:
-  """Returns the first `seconds` of each prompt at the bundle's rate, and whether there is a batch.
+  """Returns the first `seconds` of each prompt at the bundle's rate, and whether they are a batch.
 
-  A batch is one array [batch, samples], not a list of arrays.
+  Prompts are a batch if `waveform` is one array [batch, samples].
 
   Args:
     bundle: the bundle.
@@ -304,7 +307,7 @@ def prepared_prompts(
     name: name of the prompts in error messages.
 
   Raises:
-    AudioError: a prompt is not valid audio, too short or silent.
+    AudioError: a prompt is not valid audio, too short or silent, or the rate is out of range.
     UserError: `waveform` is a list and `most_axes` is 1, or `channel_axis` is not an axis.
   """
   rate = waveforms.check_rate(sample_rate)
@@ -337,6 +340,6 @@ def check_prompt(waveform: Float[np.ndarray, "*batch samples"], rate: int, name:
 
 
 def is_list_of_prompts(waveform: object) -> TypeGuard[Sequence[ArrayLike]]:
-  """Returns whether the prompts are a list of arrays, which may differ in length."""
+  """Returns whether `waveform` is a list of prompts, and not an array or a list of numbers."""
   first = next(iter(waveform), 0.0) if is_list(waveform) else 0.0
   return not isinstance(first, int | float | np.generic)

@@ -1,6 +1,6 @@
 """Speaks a text or the content of a recording.
 
-A conditioned stage samples semantic tokens, and the acoustic stages sample their codes.
+A conditioned stage samples semantic tokens, and the acoustic stages sample codes from these tokens.
 """
 
 import time
@@ -61,8 +61,8 @@ class VoiceSettings(SamplingSettings, total=False):
     candidates: number of times that the semantic tokens of each sentence or piece are sampled,
       default 1. The candidate with the highest mean log-probability per token, end token included,
       is used.
-    channel_axis: axis of the channels of the recordings, which are averaged; None (default) for one
-      channel.
+    channel_axis: axis of the channels in the recordings; channels are averaged. None (default) for
+      one channel.
   """
 
   voice: Float[np.ndarray, "samples"] | None
@@ -248,7 +248,7 @@ class _Request(NamedTuple):
   """Checked settings and sampled semantic tokens.
 
   Attributes:
-    clips: the clip to sample for each sample; its semantic tokens are given.
+    clips: one clip per sample; its semantic tokens are given.
     outputs: the part to return for each sample.
     seed: random seed.
     options: options of sampling by stage.
@@ -350,8 +350,8 @@ def sentences_of(spec: ConditionedSpec, text: object) -> list[str]:
   """Returns the normalised sentences of a text.
 
   Raises:
-    UserError: the argument is not a text, has no words, is too long, or has characters that are not
-      in the vocabulary of the stage.
+    UserError: the argument is not a text, has no words, is too long, has characters that are not in
+      the vocabulary of the stage, or has numbers for which num2words is missing or fails.
   """
   if not isinstance(text, str):
     raise UserError(f"the text is {shown(text)}; give a string")

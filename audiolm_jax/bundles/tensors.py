@@ -27,10 +27,10 @@ FLOATS, _INT8 = ("F32", "F16", "BF16"), "I8"
 
 
 class Storage(enum.StrEnum):
-  """The number format of stored weights. Weights are always loaded as float32.
+  """The number format of stored floats, which are always loaded as float32.
 
-  INT8 stores arrays of two or more axes and at least 1024 weights as 8-bit integers, with one scale
-  per 64 weights. It stores all other weights like FLOAT16.
+  INT8 stores arrays of two or more axes and at least 1024 floats as 8-bit integers, with one scale
+  per 64 floats. It stores all other floats like FLOAT16. All formats leave integers unchanged.
   """
 
   FLOAT32 = "float32"
@@ -62,7 +62,7 @@ def flatten_params(params: Params) -> dict[str, np.ndarray]:
 
 
 def unflatten_params(flat: Mapping[str, np.ndarray]) -> Params:
-  """Returns nested parameters from a flat dictionary; inverts `flatten_params`."""
+  """Returns nested parameters from a flat dictionary with the keys of `flatten_params`."""
   params: dict[str, Any] = {}
   for name, value in flat.items():
     *folders, leaf = name.split("/")
@@ -74,9 +74,9 @@ def unflatten_params(flat: Mapping[str, np.ndarray]) -> Params:
 
 
 def hash_params(params: Params) -> str:
-  """Returns a hash of 16 hexadecimal digits of the names, shapes and values of all weights.
+  """Returns a hash of 16 hexadecimal digits of the names, shapes, types and values of all weights.
 
-  Floats are hashed as float32, so the hash does not depend on their storage format.
+  Floats are hashed as float32, so equal values of different float types have equal hashes.
   """
   digest = hashlib.sha256()
   for name, value in flatten_params(params).items():
@@ -86,10 +86,10 @@ def hash_params(params: Params) -> str:
 
 
 def as_stored(params: Params, storage: Storage) -> Params:
-  """Returns the parameters after they are written in the format `storage` and loaded again.
+  """Returns the parameters with their values after storage in the format `storage` and loading.
 
   Raises:
-    BundleError: a weight is beyond the range of float16.
+    BundleError: a weight that is stored as float16 is not finite or beyond the range of float16.
   """
   return _unpack(_pack(params, storage))
 
@@ -106,7 +106,7 @@ def encode_tensors(params: Params, storage: Storage = Storage.FLOAT32) -> bytes:
   """Returns the content of a safetensors file with the parameters.
 
   Raises:
-    BundleError: a weight is beyond the range of float16.
+    BundleError: see `as_stored`.
   """
   flat = _pack(params, storage)
   return safetensors.numpy.save({key: np.asarray(v, order="C") for key, v in flat.items()})
@@ -119,11 +119,11 @@ def load_tensors(path: Path, expected: shapes.Shapes, types: Sequence[str] = FLO
     path: the file.
     expected: the shapes of all parameters. The header of the file is compared with these shapes
       before any array is read.
-    types: accepted types of arrays in the file. Arrays in the format INT8 are always accepted.
+    types: accepted types of arrays in the file. Arrays of `Storage.INT8` are always accepted.
 
   Raises:
-    BundleError: the file is missing or damaged, its parameters are not the expected ones, or a
-      weight is not finite.
+    BundleError: the file is missing or damaged, its parameters are not the expected ones, or
+      weights are not finite or so large that their sum is not finite.
   """
   _check_header(path, read_header(path), shapes.flat(expected), types)
   try:
@@ -148,7 +148,7 @@ def _is_finite(value: np.ndarray) -> bool:
 
 
 def read_header(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
-  """Returns type and shape of each array of a safetensors file, by name, without reading arrays.
+  """Returns type and shape of each array of a safetensors file, by name; reads only the header.
 
   Raises:
     BundleError: the file is missing, is not a regular file, or has no valid header.
@@ -242,12 +242,11 @@ def _to_int8(value: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _narrow(scale: np.ndarray) -> np.ndarray:
-  """Returns scales that do not change when loaded weights are stored again.
+  """Returns rounded scales, which do not change when loaded weights are stored again.
 
-  The scales are float16 if all of them are in the range of normal float16 numbers. When loaded
-  weights are stored again, each scale is computed from the rounded product of 127 and the scale.
-  This function applies this rounding once; a second rounding has no effect. The rounding does not
-  change float16 scales.
+  That storage computes each scale as `127 * scale / 127` in float32. This function rounds in the
+  same way; a second rounding has no effect. If all scales except zeros are in the range of normal
+  float16 numbers, they become float16, which this rounding does not change.
   """
   scale = np.float32(127) * scale / np.float32(127)
   least = np.min(scale, where=scale > 0, initial=np.inf)

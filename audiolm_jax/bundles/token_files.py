@@ -8,7 +8,12 @@ from audiolm_jax.io.token_file import TokenFile
 
 
 def of_bundle(bundle: Bundle, tokens: Record) -> TokenFile:
-  """Returns a token file of one clip; `tokens` are from the bundle's tokenizers, by stream key."""
+  """Returns a token file of one clip.
+
+  Args:
+    bundle: the bundle whose tokenizers encoded the clip.
+    tokens: the tokens by stream key.
+  """
   return TokenFile(
     tokens=tokens,
     streams={key: bundle.streams[key] for key in tokens},
@@ -19,9 +24,11 @@ def of_bundle(bundle: Bundle, tokens: Record) -> TokenFile:
 
 
 def of_sample(bundle: Bundle, tokens: Record) -> TokenFile:
-  """Returns a token file of one sampled clip; `tokens` are by stream key.
+  """Returns a token file of one sampled clip, in which streams without repeats have no rate.
 
-  Streams with collapsed repeats have the rate None.
+  Args:
+    bundle: the bundle whose stages sampled the clip.
+    tokens: the tokens by stream key.
   """
   streams = bundle.streams | {
     key: stream

@@ -1,4 +1,4 @@
-"""Recognizes the words of a recording: the transcript stage reads its semantic tokens."""
+"""Recognizes the words of a recording with the transcript stage, which reads semantic tokens."""
 
 import numpy as np
 from jaxtyping import Num

@@ -9,9 +9,9 @@ A `ChunkedModel` declares a model:
 - `initial_state(batch)`: the state at the start of a clip, if a state carries the past from chunk
   to chunk. With a state, `left` is 0 and the results of a chunk lag `right` frames behind its
   inputs. Without a state, a chunk begins `left` frames before its first kept result and ends
-  `right` frames after its last kept result.
-- `sizes`: the numbers of frames that a chunk may have; they are few, so that few programs are
-  compiled.
+  `right` frames after its last kept result, except at the ends of a clip.
+- `sizes`: the numbers of frames that a chunk of `run` may have; they are few, so that few programs
+  are compiled.
 
 A function and a class run the model, and both use `plan`:
 

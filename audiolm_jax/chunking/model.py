@@ -30,7 +30,7 @@ class Sliced(Protocol):
   def __len__(self) -> int: ...
 
   def __getitem__(self, part: slice) -> np.ndarray:
-    """Returns a slice; each slice must start and end no earlier than the previous slice."""
+    """Returns a slice; callers should read slices in increasing order, which is fastest."""
     ...
 
   def __array__(self) -> np.ndarray: ...
@@ -47,9 +47,8 @@ class Sizes(NamedTuple):
   """The numbers of frames that a chunk may have.
 
   Attributes:
-    largest: number of frames of every chunk except the last chunks of a clip.
-    smaller: maps the number of remaining frames, less than `largest`, to the number of frames of
-      the next chunk.
+    largest: number of frames of a chunk if at least this number of frames remains.
+    smaller: maps a smaller number of remaining frames to the number of frames of the next chunk.
   """
 
   largest: int
@@ -57,12 +56,12 @@ class Sizes(NamedTuple):
 
   @classmethod
   def in_steps(cls, largest: int, step: int) -> "Sizes":
-    """Puts the remaining frames into one chunk, padded to a multiple of `step` frames."""
+    """Returns sizes with one last chunk, padded to a multiple of `step` frames."""
     return cls(largest, lambda rest: -(-rest // step) * step)
 
   @classmethod
   def of_two(cls, largest: int, small: int) -> "Sizes":
-    """Puts the remaining frames into chunks of `small` frames, so that only two sizes exist."""
+    """Returns sizes with last chunks of `small` frames, so that only two sizes exist."""
     return cls(largest, lambda rest: small)
 
 
@@ -71,12 +70,12 @@ class ChunkedModel:
   """A model that maps chunks of whole frames, for several clips at once.
 
   Attributes:
-    step: maps inputs, ends [batch] and a state to results [batch, size * n, ...], n per frame, and
-      the next state. The inputs are [batch, before + size * unit + after, ...], where `margins` is
-      (before, after). `ends` is the number of inputs from the first frame of the chunk to the end
-      of each clip; it is negative if the clip ends before the chunk.
+    step: maps inputs, ends [batch] and a state to results [batch, size * n, ...], with n results
+      per frame, and the next state. The inputs are [batch, before + size * unit + after, ...],
+      where `margins` is (before, after). `ends` is the number of inputs from the first frame of the
+      chunk to the end of each clip; it is negative if the clip ends before the chunk.
     nothing: the results of a clip without frames, [0, ...].
-    sizes: the numbers of frames that a chunk may have.
+    sizes: the numbers of frames that a chunk may have; see `exact_size` for streams with a state.
     initial_state: maps a number of clips to the state at the start of the clips. If None, no state
       is carried from chunk to chunk and `step` receives None.
     left: number of earlier frames that the result of a frame depends on; 0 if a state carries the
@@ -154,10 +153,10 @@ class ChunkedModel:
     return min(largest, smaller(rest))
 
   def exact_size(self, start: int, rest: int) -> int:
-    """Returns the number of frames of a chunk of a stream, at most `rest` unless `first` is more.
+    """Returns the number of frames of the next chunk of a stream with a state.
 
-    The size is `rest` up to eight frames, else the largest power of two up to `rest`, and at most
-    the largest size. The arguments are those of `size`.
+    It is `rest` up to eight frames, else the largest power of two up to `rest`, and at most the
+    largest size. The first chunk has at least `first` frames. The arguments are those of `size`.
     """
     if rest >= self.sizes.largest:
       return self.sizes.largest

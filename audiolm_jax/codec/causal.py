@@ -1,10 +1,10 @@
 """Causal convolutions with an explicit state.
 
-Every layer maps `(x, state)` to `(y, state)`. The state is the left context of the next inputs. A
-state of zeros at the start of a clip is the causal padding. A clip can be processed in pieces, and
-the results are those of the whole clip. Strided layers have kernels of size `2 * stride`. They are
-computed as matrix products over blocks of `stride` samples, because the gradients of strided and
-transposed convolutions are slow on several XLA backends.
+Every layer maps `(x, state)` to `(y, state)`. The state represents the earlier inputs that the next
+outputs depend on. A state of zeros at the start of a clip has the effect of causal padding. A clip
+can be processed in pieces, and the results are those of the whole clip. Strided layers have kernels
+of size `2 * stride`. They are computed as matrix products over blocks of `stride` samples, because
+the gradients of strided and transposed convolutions are slow on several XLA backends.
 
 Strided layers are initialized as orthogonal maps and residual units as the identity. ELU is nearly
 linear for small signals, so an untrained encoder or decoder is nearly a linear map that loses

@@ -81,7 +81,7 @@ class ChunkedCodec(abc.ABC):
       sizes: the numbers of frames that a chunk may have.
       state: maps a number of clips to arrays that have the shapes of the state; the state is 0 at
         the start of a clip. None if the program has no state.
-      reach: the attributes `left`, `right` and `first` of the `ChunkedModel`.
+      **reach: the attributes `left`, `right` and `first` of the `ChunkedModel`.
     """
     codes = np.zeros((0, self.spec.num_quantizers), np.int32)
     hop = self.spec.hop_length
@@ -96,7 +96,7 @@ class ChunkedCodec(abc.ABC):
       program: maps (config, params, codes, ends, state) to samples and the next state.
       sizes: see `encoder_of`.
       state: see `encoder_of`.
-      reach: see `encoder_of`.
+      **reach: see `encoder_of`.
     """
     nothing = np.zeros(0, np.float32)
     return self._model(program, self.params, nothing, sizes, state, dtype=np.int32, **reach)
@@ -137,7 +137,7 @@ class ChunkedCodec(abc.ABC):
     """Starts to load or compile, in the background, the programs that decode one clip.
 
     Args:
-      frames: number of frames of the clip.
+      frames: number of frames of the clip, which has codes of all levels.
     """
     model = self.decoder
     if model.prepare is None:
@@ -149,7 +149,7 @@ class ChunkedCodec(abc.ABC):
   def encode_long(
     self, waveform: Float[np.ndarray, "samples"] | Sliced
   ) -> Int[np.ndarray, "frames q"]:
-    """Returns the codes of one long clip, equal to those of `encode`, in bounded memory."""
+    """Returns the codes of one clip, equal to those of `encode` for one row, in bounded memory."""
     return run(self.encoder, [waveform], 1)[0]
 
   def encode_clips(

@@ -23,9 +23,10 @@ def convolve(
   """Returns a convolution over one or two axes, without padding.
 
   On TPUs, and if products round to bfloat16, the convolution is computed as a matrix product over
-  shifted inputs. According to the estimate of the TPU compiler, an encoder and its gradient then
-  take two thirds of the cycles, and they compile in less than half of the time. In float32 on CPUs,
-  XLA's convolution is faster in the forward and in the backward pass.
+  shifted inputs, else by XLA's convolution. According to the estimate of the TPU compiler, the
+  product takes two thirds of the cycles of the convolution in an encoder and its gradient, and it
+  compiles in less than half of the time. In float32 on CPUs, the convolution is faster than the
+  product in the forward and in the backward pass.
 
   Args:
     x: inputs.

@@ -24,8 +24,8 @@ class DiscriminatorConfig:
     wave_scales: down-sampling factor of each waveform discriminator; empty for no waveform
       discriminators.
     wave_channels: channels of the first layer of a waveform discriminator; each strided layer
-      multiplies the channels by four.
-    wave_max_channels: maximum number of channels of a waveform discriminator's layers.
+      multiplies the channels by four, up to `wave_max_channels`.
+    wave_max_channels: maximum number of channels of a strided layer.
     wave_group_channels: input channels per group of the strided layers.
     stft_windows: window length in samples of each STFT discriminator; the hop is a quarter of the
       window.

@@ -28,8 +28,8 @@ class SpectralLossConfig:
     num_mels: number of mel bands, but at most a quarter of the window length in samples.
     log_floor: constant that is added to magnitudes before the logarithm; magnitudes below this
       constant have little weight. A full-scale sine has a magnitude of 0.5 in its bin.
-    linear_weight: weight of the relative difference of magnitudes, if all scales have the same
-      weight. None for the weights of SoundStream. See `spectral_loss`.
+    linear_weight: weight of the relative difference of magnitudes, see `spectral_loss`; all windows
+      then have equal weights. None for the weights of SoundStream.
   """
 
   sample_rate: int = 16_000
@@ -72,9 +72,9 @@ def spectral_loss(
 
   If `linear_weight` is None, the loss of a window of s samples has two terms. The first term is 100
   times the mean absolute difference of the mel magnitudes. The second term is sqrt(s / 2) times the
-  root-mean-square difference over bands of their logarithms, averaged over frames. The sum over all
-  windows is divided by the sum of sqrt(s / 2). SoundStream takes sums instead of means; the factor
-  100 and the division keep the loss near 1.
+  root mean square over bands of the difference of the logarithms, averaged over frames. The sum of
+  all terms is divided by the sum of sqrt(s / 2) over windows. SoundStream takes sums instead of
+  means; the factor 100 and the division keep the loss near 1.
 
   Otherwise, the loss is the mean over all windows of two terms: the mean absolute difference of the
   logarithms, and `linear_weight` times the mean absolute difference of the magnitudes divided by
@@ -112,8 +112,8 @@ def complex_spectral_loss(
   """Returns the distance between complex spectra whose magnitudes m are compressed to m**0.4.
 
   Unlike a distance between magnitudes, this distance depends on the phase. Unlike a distance
-  between waveforms, it also gives weight to quiet bins. The mean distance of each scale is divided
-  by the mean compressed magnitude of the target.
+  between waveforms, it also gives weight to quiet bins. The result is the mean over windows of the
+  mean distance, divided by the mean compressed magnitude of the target.
   """
   total = jnp.zeros(())
   for window in config.windows:
@@ -173,6 +173,9 @@ def feature_matching_loss(
 
 @functools.cache
 def _mel_filters(sample_rate: int, window: int, num_mels: int) -> Float[np.ndarray, "bins mels"]:
-  """Returns mel filters from 0 Hz to half the sample rate; the weights of each filter sum to 1."""
+  """Returns mel filters from 0 Hz to half the sample rate.
+
+  The weights of each filter sum to 1. A filter that contains no bin has weights of 0.
+  """
   filters = mel_filterbank(window // 2 + 1, num_mels, sample_rate)
   return (filters / np.maximum(filters.sum(axis=0), 1e-8)).astype(np.float32)

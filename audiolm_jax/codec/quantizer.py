@@ -125,7 +125,7 @@ def beam_quantize(
 
 
 def quantizer_flops(frames: int, num_quantizers: int, codebook_size: int, dim: int) -> float:
-  """Returns the floating-point operations of `residual_quantize` for one clip."""
+  """Returns the floating-point operations of the matrix products of `residual_quantize`."""
   return 2.0 * frames * num_quantizers * codebook_size * dim
 
 

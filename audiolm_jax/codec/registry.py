@@ -1,4 +1,4 @@
-"""The codecs that this project can train, and the configuration class of each in codec/.
+"""The codecs that this project can train, with their configuration classes.
 
 The module of a configuration class is imported when the class is first used.
 """
@@ -21,7 +21,7 @@ CODECS: dict[str, str] = {
 
 
 def config_class(values: Json) -> "type[TrainableConfig]":
-  """Returns the class of a stored codec configuration, which is found by the names of the fields.
+  """Finds the class of a stored codec configuration by the names of its fields.
 
   Args:
     values: the configuration as JSON values. Older configurations lack some fields of their class.

@@ -33,7 +33,7 @@ class ResidualConfig(abc.ABC):
     codebook_size: entries per level.
     search_width: number of code sequences that encoding keeps per frame, see `beam_quantize`; 1 for
       the nearest entry of each level.
-    first_frames: minimum number of frames of the first chunk of a clip.
+    first_frames: minimum number of frames of the first chunk of a stream.
     lookahead_frames: number of later frames that contribute to the samples of a frame.
     chunk_sizes: the numbers of frames that a chunk may have.
   """
@@ -76,7 +76,7 @@ class ResidualConfig(abc.ABC):
     return CodecSpec(self.sample_rate, self.hop_length, self.num_quantizers, self.codebook_size)
 
   def init_params(self, keys: Key[Array, "2"], waveform: Float[Array, "batch samples"]) -> Params:
-    """Returns new parameters {"encoder", "decoder"} with logical axes, from one key each."""
+    """Returns new parameters {"encoder", "decoder"} with logical axes, from one random key each."""
     batch, samples = waveform.shape
     frames = -(-samples // self.hop_length)
     latents = jnp.zeros((batch, frames, self.latent_dim))
@@ -157,8 +157,8 @@ class TrainableConfig(ResidualConfig):
 class ResidualCodec(ChunkedCodec):
   """Runs the networks of its configuration in chunks and carries a state from chunk to chunk.
 
-  `params` is {"encoder", "decoder", "codebooks" [quantizers, size, latent]}. A stream returns the
-  samples of a frame after it has received the codes of the next `lookahead_frames` frames.
+  `params` is {"encoder", "decoder", "codebooks" [quantizers, size, latent]}. A decoding stream
+  returns the samples of a frame after it has received the codes of `lookahead_frames` more frames.
   """
 
   config: ResidualConfig

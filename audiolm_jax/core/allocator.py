@@ -1,8 +1,8 @@
 """Makes glibc keep freed memory, so that XLA's buffers on a CPU cause few page faults.
 
-By default, glibc returns every large buffer to the kernel when the buffer is freed. The next
-operation then causes one page fault per 4 KB of its buffers. The commands of this package call
-`tune_allocator` first; an import of the package does not call it.
+By default, glibc returns large buffers to the kernel when they are freed. The next operation then
+causes one page fault per 4 KB of its buffers. The commands of this package call `tune_allocator`
+first; an import of the package does not call it.
 """
 
 import ctypes
@@ -45,17 +45,17 @@ class AllocatorError(UserError):
 def tune_allocator() -> str:
   """Makes glibc keep freed memory until this process ends.
 
-  All threads then share one heap, which does not shrink. Memory that is already allocated is not
-  moved, so call this function early. After a successful call, further calls have no effect. Child
-  processes do not inherit the settings.
+  New threads then share one heap, and heaps do not shrink. Memory that is already allocated is not
+  moved, so call this function early. After a successful call, further calls have no effect.
+  Programs that this process starts do not inherit the settings.
 
   Returns:
     The version of glibc.
 
   Raises:
-    AllocatorError: the environment variable AUDIOLM_JAX_ALLOCATOR is "off", the user has configured
-      malloc or loaded a different allocator, the C library is not glibc, or glibc rejects a
-      setting. The allocator is unchanged, except after a rejected setting.
+    AllocatorError: the environment variable AUDIOLM_JAX_ALLOCATOR turns tuning off, the user has
+      configured malloc or loaded a different allocator, the C library is not glibc, or glibc
+      rejects a setting. The allocator is unchanged, except after a rejected setting.
   """
   _check_environment()
   name, version = platform.libc_ver()

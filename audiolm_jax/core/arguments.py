@@ -21,7 +21,7 @@ Choice = TypeVar("Choice", bound=enum.StrEnum)
 
 
 def whole(value: object, name: str, limits: Range) -> int:
-  """Returns a whole number of any numeric type, such as 3, 3.0 or np.int64(3), as an int.
+  """Returns a whole Python or NumPy number, such as 3, 3.0 or np.int64(3), as an int.
 
   Args:
     value: the number.
@@ -40,7 +40,7 @@ def whole(value: object, name: str, limits: Range) -> int:
 
 
 def number(value: object, name: str, limits: Range, also: str = "") -> float:
-  """Returns a finite number of any numeric type as a float.
+  """Returns a finite Python or NumPy number as a float.
 
   Args:
     value: the number.
@@ -60,7 +60,7 @@ def number(value: object, name: str, limits: Range, also: str = "") -> float:
 
 
 def array(value: object, name: str, wanted: str) -> "np.ndarray":
-  """Returns a value as a NumPy array of numbers.
+  """Returns a value as a NumPy array of numbers or booleans.
 
   Args:
     value: an array, or nested lists of numbers.
@@ -128,7 +128,7 @@ def member(kind: type[Choice], value: object, name: str) -> Choice:
 
 
 def shorten(text: object) -> str:
-  """Returns a text as one line; shortens the line to 100 characters."""
+  """Returns a text as one line of at most 100 characters."""
   line = " ".join(str(text).split())
   return line if len(line) <= 100 else f"{line[:97]}..."
 

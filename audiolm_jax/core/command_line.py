@@ -48,9 +48,10 @@ def reports_environment(main: Main) -> Main:
 def run_cli(
   main: Callable[[Sequence[str]], int | None], flag_values: flags.FlagValues | None = None
 ) -> None:
-  """Runs `main` as an absl program and exits with `exit_code`, or with 2 after an invalid flag.
+  """Runs `main` as an absl program and exits with the result of `exit_code`.
 
-  First tunes the memory allocator if possible. The command `doctor` reports whether it is possible.
+  Exits with 2 after an invalid flag and with 0 after --help. First tunes the memory allocator if
+  possible; the command `doctor` reports whether it is possible.
 
   Args:
     main: maps the program's name and the arguments that are not flags to an exit code or None.

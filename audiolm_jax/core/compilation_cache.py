@@ -17,8 +17,11 @@ def cache_folder() -> Path | None:
   """Returns the folder of compiled programs, below AUDIOLM_JAX_CACHE or the user's cache folder.
 
   Returns:
-    A folder for this version of jaxlib and this type of processor; None if AUDIOLM_JAX_CACHE is
-    "off" or the user has no home folder.
+    A folder for this version of jaxlib and this type of processor. None if the cache is off, or if
+    the path depends on a home folder and the user has none.
+
+  Raises:
+    PackageNotFoundError: jaxlib is not installed.
   """
   chosen = os.environ.get(_VARIABLE, "")
   if is_off():
@@ -36,9 +39,10 @@ def is_off() -> bool:
 
 
 def enable() -> None:
-  """Enables the cache unless JAX_COMPILATION_CACHE_DIR is set; call before the first compilation.
+  """Enables the cache if `cache_folder` returns a folder that can be used safely.
 
-  If JAX_COMPILATION_CACHE_DIR is set, disables JAX's own cache if its folder is not safe.
+  Call this function before the first compilation. If JAX_COMPILATION_CACHE_DIR is set, JAX's cache
+  in that folder is used instead, or disabled if the folder is not safe.
   """
   # When XLA loads a program from the cache, it logs that tuning hints in the program differ from
   # the features of the host. This difference is intended.
@@ -88,9 +92,9 @@ def _make_private(folder: Path) -> bool:
 
 
 def _check_chosen(folder: Path) -> None:
-  """Disables JAX's own cache if all users can write to its folder or another user owns the folder.
+  """Disables JAX's own cache if its folder is not safe.
 
-  A folder of the user root is accepted.
+  A folder is not safe if all users can write to it or if its owner is neither this user nor root.
   """
   if not hasattr(os, "getuid") or not folder.is_dir():
     return

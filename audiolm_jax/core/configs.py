@@ -55,9 +55,9 @@ def to_dict(config: DataclassInstance) -> JsonDict:
 
 
 def from_dict(cls: type[T], values: object) -> T:
-  """Returns the instance of `cls` that `to_dict` converted to `values`.
+  """Returns an instance of `cls` from JSON values, such as a result of `to_dict`.
 
-  A class with fields whose types depend on the values of other fields is a `DependentTypes`.
+  Fields that `values` lacks have their defaults. See also `DependentTypes` and `Renewed`.
 
   Raises:
     ConfigError: `values` is not a mapping, `cls` lacks a field of `values`, a required field is
@@ -127,7 +127,8 @@ def checked(hint: object, value: Any, name: str) -> Any:
     name: name of the value, for messages.
 
   Raises:
-    ConfigError: the value has the wrong type, is not finite or lies outside of its range.
+    ConfigError: the value has the wrong type, is not finite, is too long or lies outside of its
+      range.
   """
   origin, arguments = typing.get_origin(hint), typing.get_args(hint)
   if origin is typing.Annotated:

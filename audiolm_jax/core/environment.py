@@ -32,6 +32,7 @@ def check() -> None:
   Raises:
     SettingError: a variable would change the results of JAX, JAX does not know the random number
       generator in JAX_DEFAULT_PRNG_IMPL, or JAX cannot use the devices in JAX_PLATFORMS.
+    ImportError: JAX must be imported and is not installed.
   """
   for name, wanted in _FIXED.items():
     value = os.environ.get(name, _TRUE[0] if wanted else "").lower()

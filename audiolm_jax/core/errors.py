@@ -1,8 +1,8 @@
-"""Errors caused by the user's input; each message is one line and includes the fix."""
+"""Errors that the user can fix."""
 
 
 class UserError(ValueError):
-  """Raised for an error that the user can fix; the message names the input, its value and a fix."""
+  """Raised for an error that the user can fix; the message is one line and usually names a fix."""
 
 
 class AudioError(UserError):
@@ -14,12 +14,12 @@ class ConfigError(UserError):
 
 
 class BundleError(UserError):
-  """Raised when a bundle is missing, damaged or inconsistent."""
+  """Raised when a bundle is missing, damaged or inconsistent, or lacks a required part."""
 
 
 class DataError(UserError):
-  """Raised when training data cannot be used."""
+  """Raised when tokens, texts or training data cannot be used."""
 
 
 class CheckpointError(UserError):
-  """Raised when a checkpoint cannot be restored."""
+  """Raised when a checkpoint is missing or cannot be restored."""

@@ -48,7 +48,7 @@ def recomputed(
 
 
 def scanned(layer: "type[nn.Module]", length: int, in_axes: Any) -> Any:
-  """Returns a class of layers that repeat `layer`, with parameters stacked along a new first axis.
+  """Returns a layer class that repeats `layer`, with parameters stacked along a new first axis.
 
   Args:
     layer: class of the repeated layer, which returns its output and a second value.

@@ -14,7 +14,7 @@ def parse(content: str | bytes, most_bytes: int = 1 << 28) -> Any:
 
   Args:
     content: the text as a string or as bytes in UTF-8.
-    most_bytes: largest accepted length of `content`.
+    most_bytes: largest accepted length of `content`, in characters if it is a string.
 
   Raises:
     ValueError: the text is too long, is nested too deeply, is not valid UTF-8 or JSON, contains an

@@ -1,9 +1,9 @@
 """Matrix products of the models, with a precision that can be selected for training.
 
 Intel CPUs with AMX multiply bfloat16 operands into float32 results about four times as fast as
-float32 operands. The context manager `precision` selects the precision of all products that are
-traced within it. Only training steps use this context manager. Encoding, sampling and evaluation
-compute in float32, so tokens do not depend on the machine.
+float32 operands. The context manager `precision` selects the precision of all products of this
+module that are traced within it. Only training steps use this context manager. Encoding, sampling
+and evaluation do not use it, so their results do not depend on AMX.
 """
 
 # JAX and jax.numpy leave out the types of some parameters, such as `device` and `operand`.
@@ -29,7 +29,7 @@ from audiolm_jax.core.arrays import Array
 
 
 class Precision(enum.StrEnum):
-  """The type that `matmul` rounds its operands to; the result is float32 in both cases."""
+  """The type to which products round float32 operands; results are float32 in both cases."""
 
   FLOAT32 = "float32"
   BFLOAT16 = "bfloat16"
@@ -82,8 +82,8 @@ def matmul(
   """Returns the product of `x` and `kernel` in the current precision.
 
   Returns:
-    An array of the operands' type. Under BFLOAT16 the gradients of float32 operands are computed
-    from bfloat16 operands and are float32 too.
+    An array of the operands' type. If operands are rounded (see `rounds`), the gradients are also
+    float32 products of bfloat16 operands.
   """
   return cast(Array, _rounded_matmul(x, kernel)) if rounds(x, kernel) else x @ kernel
 
@@ -101,11 +101,11 @@ def dot_general(
     x: the input.
     kernel: the weights.
     dimension_numbers: see `lax.dot_general`.
-    precision: see `lax.dot_general`; applies to float32 products.
-    preferred_element_type: see `lax.dot_general`.
+    precision: see `lax.dot_general`; ignored if operands are rounded.
+    preferred_element_type: see `lax.dot_general`; ignored if operands are rounded.
 
   Raises:
-    ValueError: under BFLOAT16, `dimension_numbers` select other axes.
+    ValueError: operands are rounded and `dimension_numbers` select other axes.
   """
   if not rounds(x, kernel):
     return lax.dot_general(x, kernel, dimension_numbers, precision, preferred_element_type)

@@ -1,8 +1,8 @@
 """Shapes of parameters, computed from configurations without running or tracing a network.
 
-Shapes are nested like the parameters, with tuples instead of arrays. The configuration of each
-network has a method `parameter_shapes`; the tests compare its result with the parameters of the
-network. Files are compared with these shapes before their arrays are read.
+Shapes are nested like the parameters, with tuples instead of arrays. Configurations of networks and
+specs of stages have a method `parameter_shapes`; the tests compare its result with the parameters.
+Files are compared with these shapes before their arrays are read.
 """
 
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ Shapes = dict[str, Any]
 
 
 def flat(shapes: Mapping[str, object], prefix: str = "") -> dict[str, tuple[int, ...]]:
-  """Returns the shapes by path; a path joins the names of the modules and the array with "/"."""
+  """Returns the shapes by path; a path joins the names of modules and of an array with "/"."""
   found: dict[str, tuple[int, ...]] = {}
   for name, value in shapes.items():
     if isinstance(value, Mapping):

@@ -12,7 +12,8 @@ class SlicedBlocks:
   """An array that is computed block by block while its slices are read.
 
   Only the blocks of the current slice are in memory. Slices may overlap, but should be read in
-  rising order. A slice that begins before the blocks in memory computes all blocks again.
+  increasing order. A slice that begins before the blocks in memory restarts the computation at the
+  first block.
 
   Args:
     blocks: returns the consecutive blocks of the array, from the first block.

@@ -147,15 +147,15 @@ def of_tokenizers(codec: Json, semantic: Json) -> dict[str, Stream]:
 
 
 def of_pairs(streams: Mapping[str, Stream]) -> dict[str, Stream]:
-  """Returns the streams that a clip of a pair has in addition to its own tokens, by key.
+  """Returns, by key, the streams of the possible sources of a clip.
 
-  A pair consists of a source, which is a text or another recording, and of the clip.
+  The source of a clip is a text or another recording with the same content.
 
   Args:
     streams: the streams of the tokenizers, by key.
 
   Returns:
-    The text, and the semantic tokens of the source if the tokenizers write semantic tokens.
+    The text, and the semantic tokens of a recording if the tokenizers write semantic tokens.
   """
   found = [TEXT]
   if SEMANTIC in streams:

@@ -34,8 +34,8 @@ class DecodedClip(NamedTuple):
     clip: the clip.
     waveform: waveform of the clip, float32 [samples]; a long clip is read in slices, see
       `manifest.open_clip`.
-    source: waveform of the source recording of the clip; None if the clip has no source, or if
-      sources were not read.
+    source: waveform of the recording at `AudioClip.source_path`; None if the clip has no such
+      recording, or if sources were not read.
   """
 
   clip: AudioClip
@@ -62,11 +62,11 @@ class Shard(Protocol):
   def read(
     self, sample_rate: int, ahead: int, *, sources: bool = True
   ) -> Iterator[DecodedClip | FailedClip]:
-    """Yields each clip at `sample_rate` Hz, with at most `ahead` further clips in memory.
+    """Yields each clip, as a `FailedClip` if it cannot be read.
 
     Args:
       sample_rate: sample rate of the waveforms in Hz.
-      ahead: largest number of clips that are read in advance.
+      ahead: largest number of clips that are read in advance; a `TaskShard` ignores it.
       sources: whether to read the source recordings of the clips too.
     """
     ...
@@ -138,10 +138,10 @@ class TaskShard:
   def read(
     self, sample_rate: int, ahead: int, *, sources: bool = True
   ) -> Iterator[DecodedClip | FailedClip]:
-    """Yields the clips of the part.
+    """Yields the readable clips of the part, then a `FailedClip` for each other clip.
 
     `ahead` is ignored, because the data source has its own buffers. `sources` is ignored, because
-    the clips of a data source have no source recordings.
+    the examples of a data source contain no source recordings.
     """
     del ahead, sources
     import seqio
@@ -165,8 +165,9 @@ def shards_of_clips(
 ) -> Iterator[ClipShard]:
   """Yields consecutive clips as shards.
 
-  A shard ends when it has `clips_per_shard` clips or `seconds_per_shard` seconds of audio. If the
-  duration of a clip is unknown, it is estimated from the file size, as 16-bit samples at 16 kHz.
+  A shard ends when it has `clips_per_shard` clips or at least `seconds_per_shard` seconds of audio.
+  An unknown duration is estimated from the file size as that of 16-bit samples at 16 kHz; it counts
+  as 0 if the size is unknown too.
   """
   waiting: list[AudioClip] = []
   seconds = 0.0
@@ -183,9 +184,9 @@ def shards_of_clips(
 def shards_of_task(
   module: str, task: str, sample_rate: int, clips_per_shard: int
 ) -> Iterator[TaskShard]:
-  """Yields the parts of all splits of a SeqIO task, each of about `clips_per_shard` clips.
+  """Yields the parts of all splits of a SeqIO task, each of at most `clips_per_shard` clips.
 
-  The same arguments always give the same parts.
+  The same arguments give the same parts if the corpus has not changed.
 
   Raises:
     DataError: see `task_source`.
@@ -203,8 +204,8 @@ def task_source(module: str, task: str, sample_rate: int) -> "WaveformDataSource
   """Returns the data source of a SeqIO task.
 
   Raises:
-    DataError: the module cannot be imported, the task does not exist, or its data source has no
-      waveforms at `sample_rate`.
+    DataError: the module or a module that it imports is not found, the task does not exist, or its
+      data source has no waveforms at `sample_rate`.
   """
   import seqio
 
@@ -236,7 +237,7 @@ def task_source(module: str, task: str, sample_rate: int) -> "WaveformDataSource
 def _in_order(
   pool: ThreadPoolExecutor, function: Callable[[T], R], items: Sequence[T], ahead: int
 ) -> Iterator[R]:
-  """Yields the result of each item in order, with at most `ahead` further results in memory."""
+  """Yields `function(item)` for each item in order, with at most `ahead` more results in memory."""
   waiting: collections.deque[Future[R]] = collections.deque()
   try:
     for item in items:

@@ -3,8 +3,9 @@
          job         ──▶       missing shards        ──▶  one file each  ──▶  store.json
      (one element)        (one worker lists them)         (all workers)      (one worker)
 
-The pipeline has the same steps for any corpus and finishes even if the program that started it has
-ended. A killed run loses only its unfinished shards. Rerun the same command to create them.
+The pipeline has the same steps for any corpus. On a remote runner, it finishes even if the program
+that started it has ended. A killed run loses only its unfinished shards. Rerun the same command to
+create them.
 """
 
 import contextlib
@@ -47,9 +48,9 @@ class TokenizationJob:
     streams: keys of the streams to store, see `tokenization.tokenize_corpus`.
     layout: layout of a folder, see `manifest.list_clips`.
     valid_fraction: validation share of a corpus without splits.
-    max_skipped_fraction: largest share of unreadable clips with which the store is complete.
-    clips_per_shard: largest number of clips per file. If durations are known, a file also has at
-      most about half an hour of audio.
+    max_skipped_fraction: largest share of unreadable clips that a complete store may have.
+    clips_per_shard: largest number of clips per file. With `source`, a file also ends with the clip
+      that reaches half an hour of audio; unknown durations are estimated.
     batch_size: number of clips per batch, see `tokenization.tokenize_shard`.
     num_workers: number of batches that a worker tokenizes in parallel, and of files that it reads
       in advance.
@@ -83,8 +84,9 @@ def tokenize_corpus(
 
   Raises:
     DataError: the corpus has no clips or too many unreadable clips; the store has tokens of other
-      tokenizers, other streams, or clips whose files have changed; or the run failed.
-    UserError: `replace_changed` is True for a task, whose clips cannot be compared one by one.
+      tokenizers, other streams, or outdated clips; or the runner returned before the end.
+    UserError: the options of the runner are invalid, or `replace_changed` is True for a task, whose
+      clips cannot be compared one by one.
   """
   if replace_changed and job.task is not None:
     raise UserError("--replace_changed cannot be used with --task; choose another --output_dir")
@@ -167,7 +169,7 @@ class _TokenizeShard(beam.DoFn):
 
 
 class _Finish(beam.DoFn):
-  """Adds all shards to `store.json`; marks the store as complete if few clips were skipped."""
+  """Adds all shards to `store.json`; marks it as complete unless too many clips were skipped."""
 
   def __init__(self, job: TokenizationJob):
     self._job = job

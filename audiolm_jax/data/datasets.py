@@ -1,7 +1,7 @@
 """Data sets: objects that return an iterator over batches when they are called.
 
-A run calls a data set once. To create or print a data set is cheap. A batch size is the number of
-rows over all processes, a multiple of the number of processes. Each process creates its own rows.
+A run calls a data set once. To create or print a data set is cheap. A batch size counts the rows of
+all processes and is a multiple of the number of processes. Each process creates only its own rows.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ BatchShapes = dict[str, jax.ShapeDtypeStruct]
 class SeqioDataset:
   """Batches of a SeqIO task or mixture.
 
-  Seqio and TensorFlow are imported when the object is called.
+  SeqIO and TensorFlow are imported when the object is called.
 
   Attributes:
     mixture_or_task_name: registered name of the task or mixture.
@@ -40,7 +40,7 @@ class SeqioDataset:
     module: module to import first, which registers the task; None if gin imports it.
 
   Raises:
-    ConfigError: not exactly one of `task_feature_lengths` and `spec` is given, or
+    ConfigError: both or neither of `task_feature_lengths` and `spec` are given, or
       `task_feature_lengths` has other keys than "waveform".
   """
 
@@ -73,8 +73,8 @@ class SeqioDataset:
     """Returns the batches of this process.
 
     Raises:
-      ConfigError: `module` cannot be imported, or `batch_size` is not a multiple of the number of
-        processes.
+      ConfigError: `module` or a module that it imports is not found, or `batch_size` is not a
+        multiple of the number of processes.
       DataError: see `SeqioBatches`.
     """
     from audiolm_jax.data.seqio_batches import SeqioBatches
@@ -100,7 +100,7 @@ class SeqioDataset:
 
 @dataclasses.dataclass(frozen=True)
 class InMemoryAudio:
-  """Batches of crops of an audio corpus that fits in memory, without seqio and TensorFlow.
+  """Batches of crops of an audio corpus, which is read into memory without SeqIO and TensorFlow.
 
   Attributes:
     source: folder of audio files or `.jsonl` manifest.
@@ -110,7 +110,8 @@ class InMemoryAudio:
     seed: random seed of the order and of the crops.
     sample_rate: sample rate of the examples in Hz.
     gain_db: lowest and highest random gain in dB, for training; None does not change the level.
-    num_epochs: None for endless random crops, for training; 1 for fixed crops, for evaluation.
+    num_epochs: None for endless random crops, for training; otherwise the number of passes over
+      fixed crops, for evaluation.
     max_skipped_fraction: largest accepted share of unreadable clips.
     labels: possible values of the manifest's field `label`. If not empty, examples have a feature
       `label`, the index of the clip's label in this tuple.
@@ -163,7 +164,8 @@ class InMemoryLabelledFrames:
     batch_size: examples per step.
     seed: random seed of the order and of the crops.
     gain_db: lowest and highest random gain in dB, for training; None does not change the level.
-    num_epochs: None for endless random crops, for training; 1 for fixed crops, for evaluation.
+    num_epochs: None for endless random crops, for training; otherwise the number of passes over
+      fixed crops, for evaluation.
     max_skipped_fraction: largest accepted share of unreadable clips.
   """
 
@@ -204,7 +206,7 @@ class InMemoryLabelledFrames:
 
 @dataclasses.dataclass(frozen=True)
 class InMemoryTokens:
-  """Batches of crops of a token store for one stage, without seqio and TensorFlow.
+  """Batches of crops of a token store for one stage, read without SeqIO and TensorFlow.
 
   Attributes:
     folder: folder of the token store that `cache_tokens` wrote.
@@ -213,7 +215,8 @@ class InMemoryTokens:
     batch_size: examples per step.
     seed: random seed of the order and of the crops.
     token_hash: hash that the tokenizers must have; None accepts all hashes.
-    num_epochs: None for endless random crops, for training; 1 for fixed crops, for evaluation.
+    num_epochs: None for endless random crops, for training; otherwise the number of passes over
+      fixed crops, for evaluation.
   """
 
   folder: str

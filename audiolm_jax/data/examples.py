@@ -1,7 +1,7 @@
-"""Creates training examples from clips: random crops whose positions depend only on a seed.
+"""Creates training examples: random crops that depend only on a clip and a seed.
 
-This module needs only numpy. A seed is a pair of integers. The SeqIO tasks and the in-memory
-readers call the same functions, so that the same seed gives the same crop in both.
+A seed is a pair of integers. The SeqIO tasks and the in-memory readers call the same functions, so
+that both create the same crop from the same clip and seed. This module does not import JAX.
 """
 
 import itertools
@@ -86,7 +86,7 @@ def jitter_gain(
 
 
 def to_pcm16(waveform: Float[np.ndarray, "*shape"]) -> Int16[np.ndarray, "*shape"]:
-  """Returns the 16-bit samples of a waveform in [-1, 1]; exact for audio of 16-bit files."""
+  """Returns the 16-bit samples of a waveform in [-1, 1]; inverts `from_pcm16` exactly."""
   return np.clip(np.rint(waveform * np.float32(32768)), -32768, 32767).astype(np.int16)
 
 
@@ -96,7 +96,7 @@ def from_pcm16(pcm: Int16[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
 
 
 def num_crops(length: float, crop: float) -> int:
-  """Returns how often a clip must occur per epoch, so that all seconds have equal weight.
+  """Returns how often a clip must occur per epoch, so that all seconds have about equal weight.
 
   Args:
     length: length of the clip, in any unit.
@@ -108,8 +108,8 @@ def num_crops(length: float, crop: float) -> int:
 def segments(num_samples: int, segment_samples: int) -> list[tuple[int, int]]:
   """Returns the start and end of consecutive parts of `segment_samples` samples.
 
-  Only the last part differs in length: it has 0.5 to 1.5 times `segment_samples`, or the whole
-  clip if the clip is shorter.
+  Only the last part can differ in length: it has 0.5 to 1.5 times `segment_samples`. A clip of less
+  than 1.5 times `segment_samples` is one part.
   """
   count = num_crops(num_samples, segment_samples)
   bounds = [i * segment_samples for i in range(count)] + [num_samples]
@@ -119,9 +119,10 @@ def segments(num_samples: int, segment_samples: int) -> list[tuple[int, int]]:
 def crop_tokens(spec: StageSpec, record: Record, seed: Seed) -> Record:
   """Returns a random crop that covers the same time span in all streams of the stage.
 
-  The crop has the length of the stage's examples. The start of the crop has a uniform distribution
-  over the times at which a step of every stream starts (with 25 Hz and 50 Hz: all steps of 25 Hz).
-  Shorter clips are returned whole, as are all clips if the stage has no `crop_length`.
+  The crop lasts about `spec.crop_length` seconds. Its start has a uniform distribution over the
+  times at which a step of every stream starts (with 25 Hz and 50 Hz: all steps of 25 Hz). Shorter
+  clips are returned whole, as are all clips if the stage has no `crop_length`. Streams without a
+  rate are never cut.
   """
   grid = _Grid.of(spec)
   start = crop_start(grid.whole_cells(record), grid.crop_cells, seed)
@@ -129,13 +130,16 @@ def crop_tokens(spec: StageSpec, record: Record, seed: Seed) -> Record:
 
 
 def token_cells(spec: StageSpec, record: Record) -> tuple[int, int]:
-  """Returns the arguments of `num_crops`: the lengths of the clip and of a crop in grid cells."""
+  """Returns the lengths of a clip and of a crop, in cells of `_Grid`, for `num_crops`."""
   grid = _Grid.of(spec)
   return grid.whole_cells(record), grid.crop_cells
 
 
 def token_windows(spec: StageSpec, record: Record) -> list[Record]:
-  """Returns consecutive crops that cover the clip; the last crop may be shorter."""
+  """Returns consecutive crops that cover all whole cells of `_Grid` in a clip.
+
+  The last crop may be shorter than the others.
+  """
   grid = _Grid.of(spec)
   return [
     grid.cut(record, start) for start in range(0, max(1, grid.whole_cells(record)), grid.crop_cells)
@@ -198,7 +202,7 @@ def _pair(spec: StageSpec, record: Record, random: np.random.Generator) -> Examp
 
 
 def stack(examples: Sequence[Example]) -> Example:
-  """Stacks examples with the same features to a batch."""
+  """Stacks examples with the same features into a batch."""
   return {name: np.stack([example[name] for example in examples]) for name in examples[0]}
 
 
@@ -209,7 +213,7 @@ class _Grid(NamedTuple):
 
   Attributes:
     spec: specification of the stage.
-    steps: steps per cell of each stream, by key; empty if the whole clip is one cell.
+    steps: steps per cell of each stream with a rate, by key; empty if the whole clip is one cell.
     crop_cells: number of cells of a crop.
   """
 

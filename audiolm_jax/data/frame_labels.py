@@ -1,4 +1,4 @@
-"""Frame labels of a corpus: one class per frame of each clip, stored in one `.npz` file."""
+"""Frame labels: one class per frame of each labelled clip of a corpus, in one `.npz` file."""
 
 import dataclasses
 import os
@@ -33,7 +33,7 @@ class FrameLabels:
   sample_rate: int
 
   def crop(self, clip_id: str, start: int, num_frames: int) -> Integer[np.ndarray, " num_frames"]:
-    """Returns the labels from frame `start` on, with `NO_LABEL` after the end of the clip."""
+    """Returns `num_frames` labels from frame `start` on, `NO_LABEL` after the end of the clip."""
     chosen = self.clips[clip_id][start : start + num_frames].astype(np.int32)
     return np.pad(chosen, (0, num_frames - len(chosen)), constant_values=NO_LABEL)
 

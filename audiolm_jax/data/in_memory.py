@@ -1,7 +1,7 @@
-"""Batches from a corpus that fits in memory, with numpy and soundfile only.
+"""Batches from a corpus that fits in memory, without SeqIO and TensorFlow.
 
-A data position is two integers (epoch, index). A run that restores its position receives the same
-batches as an uninterrupted run. The same seed gives the same batches on every machine.
+A data position consists of an epoch and an index. A run that restores its position receives the
+same batches as an uninterrupted run. The same seed gives the same crops on every machine.
 """
 
 import abc
@@ -33,14 +33,14 @@ class EpochUnit(enum.Enum):
 
 
 class InMemoryBatches(abc.ABC):
-  """An iterator over batches of examples, with one example per item.
+  """An iterator over batches of examples, which are made from items.
 
-  Items of training are clips; a clip can be several items. Training (`num_epochs` None) is endless.
-  Every epoch has a new order of the items and new random crops, and a batch can contain items of
-  two epochs.
+  In training (`num_epochs` is None), an item is a clip, and a clip can be several items. The number
+  of batches is unlimited. Every epoch has a new order of the items and new random crops, and a
+  batch can contain items of several epochs.
 
-  Items of evaluation are fixed crops. Evaluation makes `num_epochs` passes over all items in the
-  same shuffled order. If the last batch of a pass is not full, its first examples are repeated.
+  In evaluation, an item is a fixed crop. There are `num_epochs` passes over all items in the same
+  shuffled order. If the last batch of a pass is not full, its examples are repeated.
 
   Each process creates only its own rows of the global batches. The global batches do not depend on
   the number of processes.
@@ -105,7 +105,8 @@ class InMemoryBatches(abc.ABC):
     """Restores a data position that `get_state` returned; the seed does not change.
 
     Raises:
-      DataError: the position was saved with a different corpus or crop length.
+      DataError: the position was saved with a different corpus, or with a different number of
+        items because of another crop length.
     """
     if state["items"] != self._num_items:
       raise DataError(
@@ -142,8 +143,8 @@ class InMemoryWaveforms(InMemoryBatches):
   The memory contains the corpus as 16-bit samples: 115 MB per hour at 16 kHz.
 
   A batch is {"waveform": float32 [batch, samples], "length": int32 [batch]}, where `length` is the
-  number of samples before the zero padding of a clip that is shorter than the crop. With `labels`,
-  a batch also contains "label": int32 [batch].
+  number of samples before the zero padding. With `labels`, a batch also contains "label": int32
+  [batch].
 
   Args:
     source: a folder or manifest, see `manifest.list_clips`.
@@ -153,7 +154,7 @@ class InMemoryWaveforms(InMemoryBatches):
     seed: random seed of the order and of the crops.
     sample_rate: sample rate of the examples in Hz; audio of other rates is resampled.
     num_epochs: None for endless random crops; otherwise the number of passes over consecutive crops
-      that cover every clip once, except that the last batch of a pass can repeat some crops.
+      that cover every clip. The last batch of a pass can repeat some crops.
     gain_db: lowest and highest random gain in dB, in training only; None does not change the level.
     epoch_unit: whether all clips or all seconds have equal weight in training.
     shard: index of this process, and the number of processes.
@@ -164,8 +165,8 @@ class InMemoryWaveforms(InMemoryBatches):
       this tuple. The default is no labels.
 
   Raises:
-    DataError: the corpus has no clips or too many unreadable clips, or the label of a clip is not
-      in `labels`.
+    DataError: the corpus or split has no clips or too many unreadable clips, or the label of a clip
+      is not in `labels`; see also `InMemoryBatches`.
   """
 
   def __init__(
@@ -239,11 +240,11 @@ class InMemoryWaveforms(InMemoryBatches):
     return self._labelled(clip_id, examples.waveform_example(pcm, self._crop, seed, gain_db))
 
   def _chosen(self, clips: list[manifest.AudioClip]) -> list[manifest.AudioClip]:
-    """Returns the clips of the split to use; in this class, all clips."""
+    """Returns the clips of the split that are used: all, unless a subclass selects some."""
     return clips
 
   def _label_numbers(self) -> list[int]:
-    """Returns integers from the labels of the clips, for the fingerprint of the corpus."""
+    """Returns the index of the label of each clip, for the corpus fingerprint; [] for no labels."""
     return [self._labels[clip_id] for clip_id in self._ids if self._labels]
 
   def _labelled(self, clip_id: str, example: Example) -> Example:
@@ -255,8 +256,8 @@ class InMemoryWaveforms(InMemoryBatches):
 class InMemoryFrameLabelBatches(InMemoryWaveforms):
   """Batches of crops of the clips whose frames have labels.
 
-  A batch also contains "frame_label": int32 [batch, frames], with `NO_LABEL` after the end of a
-  clip. Crops begin at the beginning of a frame.
+  In addition to the features of `InMemoryWaveforms`, a batch contains "frame_label": int32 [batch,
+  frames], with `NO_LABEL` after the end of a clip. Crops begin at the beginning of a frame.
 
   Args:
     source: a folder or manifest, see `manifest.list_clips`.
@@ -302,7 +303,7 @@ class InMemoryFrameLabelBatches(InMemoryWaveforms):
     return chosen
 
   def _label_numbers(self) -> list[int]:
-    """Returns integers from the labels of the clips, for the fingerprint of the corpus."""
+    """Returns a checksum of the labels of each clip, for the corpus fingerprint."""
     rows = (self._frame_labels.clips[clip_id] for clip_id in self._ids)
     return [zlib.crc32(np.ascontiguousarray(row, "<u4").data) for row in rows]
 
@@ -326,14 +327,15 @@ class InMemoryTokenBatches(InMemoryBatches):
     batch_size: examples per batch, over all processes.
     seed: random seed of the order and of the crops.
     token_hash: hash that the tokenizers must have; None accepts all hashes.
-    num_epochs: None for endless random crops; otherwise the number of passes over consecutive crops
-      that cover every clip. The last batch of a pass can have additional rows with zero weight.
+    num_epochs: None for endless random crops; otherwise the number of passes over the crops of
+      `examples.token_windows`. The last batch of a pass can have more rows, with zero weight.
     epoch_unit: whether all clips or all seconds have equal weight in training.
     shard: index of this process, and the number of processes.
 
   Raises:
-    DataError: the store or split is missing, the tokens do not have the hash `token_hash`, a rate
-      or vocabulary size differs from that of the stage, or no clip can be used.
+    DataError: the store cannot be read or is unfinished, its tokens do not have the hash
+      `token_hash` or do not fit the stage, or the split has no clip that can be used; see also
+      `InMemoryBatches`.
   """
 
   def __init__(

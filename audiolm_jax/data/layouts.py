@@ -1,14 +1,14 @@
-"""Folder layouts of published corpora, which define the split and the speaker of each file.
+"""Folder layouts of published corpora; a layout can define the split and the speaker of a file.
 
 librispeech   SPLIT/SPEAKER/BOOK/*.flac, also for Libri-Light (small/, medium/, ...) and for the
               folder of a single split
 ljspeech      metadata.csv and wavs/
 maestro       maestro-v3.0.0.csv and a folder for each year
-vctk          SPEAKER/SPEAKER_NUMBER_mic1.flac, or without the microphone, in wav48.../
+vctk          wav48.../SPEAKER/SPEAKER_NUMBER_mic1.flac, or without _mic1
 folder        any other folder; a top folder train, valid, validation, dev or test determines the
               split
 
-The corpus may also be in a subfolder of the given folder.
+Except for `folder`, the corpus may also be in a subfolder of the given folder.
 """
 
 import csv
@@ -80,8 +80,8 @@ def describe(
     layout: name of the layout, one of `LAYOUTS`; None for the first layout that fits.
 
   Raises:
-    DataError: the layout is unknown, the folder does not have the layout, or the detected layout
-      does not include most of the audio files.
+    DataError: the layout is unknown; the folder does not have the layout; the detected layout
+      excludes more than half of the audio files; or MAESTRO has a damaged table or several tables.
   """
   if layout is None:
     for name, make in LAYOUTS.items():
@@ -197,7 +197,7 @@ def _folder(folder: str, names: Sequence[str], audio: Sequence[str]) -> dict[str
 
 
 def _leading_split(name: str) -> str:
-  """Returns the split of the first word of a folder's name ("valid" for dev-clean), or ""."""
+  """Returns the split that a folder name begins with, such as "valid" for dev-clean; else ""."""
   return SPLIT_FOLDERS.get(re.split(r"[-_]", name)[0], "")
 
 

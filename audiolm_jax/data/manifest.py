@@ -41,9 +41,9 @@ class AudioClip:
   """One audio file.
 
   Attributes:
-    id: path relative to the folder or manifest; unique.
+    id: path relative to the folder, or path in the manifest; unique.
     path: path or URL of the file.
-    split: "train", "valid" or another name from the manifest.
+    split: "train", "valid", "test" or another name from the manifest.
     speaker: name of the speaker, from the manifest or the layout; None if unknown.
     seconds: duration from the manifest; None if unknown.
     label: class of the audio from the manifest; None if unknown.
@@ -158,8 +158,9 @@ def read_corpus(
   `source_path`.
 
   If no clip has a split, a hash of the id selects about `valid_fraction` of the recordings for the
-  split `valid`: at least one if there are two or more. Files of one recording, such as files of two
-  microphones, are in the same split. If some clips have a split, the other clips are in `train`.
+  split `valid`; if the fraction is above 0, at least one of two or more recordings. Files of one
+  recording, such as files of two microphones, are in the same split. If some clips have a split,
+  the other clips are in `train`.
 
   Args:
     source: path or URL of a folder or manifest.
@@ -171,6 +172,7 @@ def read_corpus(
   Raises:
     DataError: the source is missing, empty or not a manifest, does not have the layout, has a row
       without `path`, or has the same path twice.
+    UserError: a folder cannot be listed, or the store of a URL cannot be reached.
   """
   source = os.fspath(source)
   if source.startswith("tfds:"):
@@ -220,7 +222,7 @@ def size_of(clip: AudioClip) -> int | None:
 
 
 def content_of(clip: AudioClip) -> str | None:
-  """Returns the hash of a clip's file, see `storage.content_hash`; None if it cannot be read.
+  """Returns the hash of a clip's file, see `storage.content_hash`; None if a file is unreadable.
 
   For a clip with a source, the hash is computed from both files.
   """
@@ -247,7 +249,7 @@ def read_clip(clip: AudioClip, sample_rate: int) -> Float[np.ndarray, " samples"
   """Returns a clip as mono float32 samples at `sample_rate` Hz.
 
   Raises:
-    AudioError: the file is missing, empty, truncated or not audio, or has NaN or infinite samples.
+    AudioError, UserError: see `audio.read_audio`.
   """
   blocks = audio.read_blocks(clip.path, sample_rate=sample_rate, block_samples=_BLOCK_SAMPLES)
   return np.concatenate(list(blocks))
@@ -261,7 +263,7 @@ def open_clip(
   A clip of up to ten minutes is an array; a longer clip is read in slices when they are needed.
 
   Raises:
-    AudioError: see `read_clip`.
+    AudioError, UserError: see `audio.read_audio`.
   """
   pieces: list[np.ndarray] = []
   left = _LONG_SECONDS * sample_rate
@@ -279,7 +281,7 @@ def read_clip_pcm16(clip: AudioClip, sample_rate: int) -> Int16[np.ndarray, " sa
   """Returns a clip as mono 16-bit samples at `sample_rate` Hz, see `examples.from_pcm16`.
 
   Raises:
-    AudioError: see `read_clip`.
+    AudioError, UserError: see `audio.read_audio`.
   """
   blocks = audio.read_blocks(clip.path, sample_rate=sample_rate, block_samples=_BLOCK_SAMPLES)
   return np.concatenate([examples.to_pcm16(block) for block in blocks])
@@ -374,7 +376,8 @@ def _text(row: Mapping[str, object], field: str) -> str | None:
   """Returns the text or number in a field of a row, as text; None if the field is missing.
 
   Raises:
-    ValueError: the field is not a text or number, or is not a valid path.
+    ValueError: the value is neither a text nor a number, or the field is a path and the value is
+      a number, empty or has a null character.
   """
   value = row.get(field)
   if value is None:
@@ -404,7 +407,7 @@ def _split_by_hash(clips: Iterable[AudioClip], valid_fraction: float) -> list[Au
 
 
 def _recording(clip_id: str) -> str:
-  """Returns the part of an id that all files of a recording share: no suffix, no microphone."""
+  """Returns an id without its suffix and microphone; it is equal for all files of a recording."""
   folder, _, name = clip_id.rpartition("/")
   return f"{folder}/{_MICROPHONE.sub('', name.rpartition('.')[0] or name)}"
 
@@ -420,7 +423,7 @@ class Fingerprint(NamedTuple):
   """Hashes that identify a corpus in a saved data position.
 
   Attributes:
-    corpus: hash of the names and the lengths of the clips.
+    corpus: hash of the names and the lengths or sizes of the clips.
     content: hash of the content of the clips; 0 if unknown.
   """
 
@@ -448,7 +451,7 @@ def hash_of(values: Iterable[object]) -> int:
 def content_hash(clips: Sequence[AudioClip]) -> int:
   """Returns a hash of the files of at most 256 evenly spaced clips.
 
-  Different corpora have different hashes. The computation takes seconds for any number of clips.
+  The limit keeps the computation short. Changes of other clips do not change the hash.
   """
   chosen = clips[:: max(1, -(-len(clips) // _MOST_HASHED))]
   with ThreadPoolExecutor(_READ_AT_ONCE) as pool:

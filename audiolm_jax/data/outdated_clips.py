@@ -1,4 +1,4 @@
-"""The clips of a token store whose files are different in the corpus or absent from it."""
+"""Checks for clips of a token store whose files in the corpus have changed or were removed."""
 
 import os
 from typing import NamedTuple
@@ -10,7 +10,7 @@ class Outdated(NamedTuple):
   """The clips of a token store whose files have changed or are no longer in the corpus.
 
   Attributes:
-    changed: description of the change, by clip id.
+    changed: description of the change, by clip id; also for files that cannot be read.
     removed: ids of the clips that are no longer in the corpus.
   """
 

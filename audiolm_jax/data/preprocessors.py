@@ -2,8 +2,8 @@
 
 Most of them are thin wrappers around NumPy functions; `tokenize` runs the tokenizers of a bundle.
 
-The preprocessors before `seqio.CacheDatasetPlaceholder` in a task are deterministic, and their
-results are cached. Random preprocessors follow the placeholder and receive seeds from SeqIO.
+The preprocessors before `seqio.CacheDatasetPlaceholder` in a task are deterministic, so that their
+results can be cached. Random preprocessors follow the placeholder and receive seeds from SeqIO.
 """
 
 from collections.abc import Callable, Mapping
@@ -50,7 +50,7 @@ def tokenize(dataset: tf.data.Dataset, tokenizers: "Bundle") -> tf.data.Dataset:
 
 
 def check_token_hash(dataset: tf.data.Dataset, token_hash: str, name: str) -> tf.data.Dataset:
-  """Raises an error when an example with a different hash than `token_hash` is read.
+  """Returns the examples; reading an example raises an error if its hash is not `token_hash`.
 
   Args:
     dataset: examples with tokens.
@@ -161,7 +161,7 @@ def only_usable(dataset: tf.data.Dataset, spec: StageSpec) -> tf.data.Dataset:
 
 
 def repeat_by_length(dataset: tf.data.Dataset, spec: StageSpec) -> tf.data.Dataset:
-  """Repeats each clip about once per crop length, so that all seconds have equal weight."""
+  """Repeats each clip about once per crop length, so that seconds have about equal weight."""
   keys = list(spec.streams)
 
   def repeats(*tokens: np.ndarray) -> np.ndarray:

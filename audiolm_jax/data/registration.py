@@ -5,10 +5,10 @@ The tasks of a corpus NAME are:
     NAME_waveform        crops of audio, for the codec and the semantic encoder
     NAME_tokens          whole clips as semantic tokens and codes, for `seqio_cache_tasks`
     NAME_STAGE_stage     examples of a stage, from crops of tokens; one task for each
-                         requested stage, which uses the cache of NAME_tokens
+                         stage, which can read the cache of NAME_tokens
 
-Each cached clip contains the hash of its tokenizers. An error is raised when a cached clip is read
-whose hash differs from the hash of the bundle.
+Each cached clip contains the hash of its tokenizers. Reading the clip raises an error if this hash
+is not the hash of the bundle or token store.
 """
 
 import functools
@@ -64,7 +64,7 @@ def register_audio_tasks(
     bundle: name, folder or object of the bundle with the tokenizers; None for waveforms only, or
       to accept the tokens of any tokenizers in a token store.
     stage_specs: specifications of the stage tasks, by stage name; None for `paper_stages` with the
-      rates and vocabularies of these tokens.
+      rates and vocabularies of the bundle or token store.
     gain_db: lowest and highest random gain of waveform crops in dB; None does not change the level.
     sample_rate: sample rate of the waveform task in Hz; with a bundle, the sample rate of its codec
       is used instead.
@@ -76,8 +76,8 @@ def register_audio_tasks(
 
   Raises:
     BundleError: the bundle cannot be read.
-    DataError: the source cannot be used, or the rates or vocabularies of a stage differ from those
-      of the tokens.
+    DataError: the source cannot be used, or the rates, vocabularies or levels of a stage do not fit
+      the tokens.
   """
   tokenizers = _load(bundle)
   token_hash = None if tokenizers is None else tokenizers.token_hash
@@ -165,15 +165,14 @@ def registered_corpora() -> set[str]:
 
 
 def register_from_environment(name: str, variable: str) -> list[str]:
-  """Registers the tasks of the source in an environment variable, if the variable is set.
+  """Registers the tasks of the source that an environment variable names, if it is set.
 
   The variable `AUDIOLM_BUNDLE` names the bundle. `seqio_cache_tasks` needs these variables, because
   it has no flags for a corpus.
 
   Args:
     name: name of the corpus.
-    variable: name of the environment variable that contains the source, see
-      `register_audio_tasks`.
+    variable: name of the variable; its value is a source, see `register_audio_tasks`.
 
   Returns:
     The names of the tasks; empty if the variable is not set.
@@ -185,7 +184,7 @@ def register_from_environment(name: str, variable: str) -> list[str]:
 
 
 def register_function(corpus: str) -> Callable[..., str]:
-  """Returns the function `register` for the task module of a corpus; gin configures it."""
+  """Returns the function `register` of the task module of a corpus, which gin configures."""
 
   def register(
     audio_dir: str,
@@ -236,7 +235,10 @@ def _forget(name: str) -> None:
 
 
 class _TaskOnCacheOf(seqio.Task):
-  """A task that reads the cache of another task with the same preprocessors before the cache."""
+  """A task that reads the cache of another task if it has no cache of its own.
+
+  Both tasks have the same source and the same preprocessors before the cache.
+  """
 
   def __init__(self, name: str, cached_by: seqio.Task, **arguments: Any):
     super().__init__(name, **arguments)

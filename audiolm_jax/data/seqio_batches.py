@@ -18,9 +18,9 @@ from audiolm_jax.lm.stage import StageSpec
 class SeqioBatches:
   """An iterator over batches of model features as NumPy arrays.
 
-  The data position is the number of returned batches. A restored run receives exactly the same
-  batches, because all random numbers depend only on `seed`. Restoring takes time, because all
-  earlier batches are read and discarded.
+  The data position is the number of returned batches. A resumed run receives the batches that an
+  uninterrupted run would receive, because all random numbers depend only on `seed`. Restoring takes
+  time, because all earlier batches are read and discarded.
 
   Args:
     mixture_or_task_name: registered name of the task or mixture.
@@ -32,8 +32,8 @@ class SeqioBatches:
     seed: random seed of the order and of the crops.
     use_cached: whether to read the cache that `seqio_cache_tasks` wrote.
     shuffle: whether to shuffle the examples.
-    num_epochs: number of passes over the data, after which the first rows of the last batch are
-      repeated if it is not full; None for endless batches.
+    num_epochs: number of passes over the data; if the last batch is not full, its rows are
+      repeated. None for endless batches.
     shard: index of the part of the data that this process reads, and the number of parts.
 
   Raises:
@@ -98,7 +98,7 @@ class SeqioBatches:
     return self._iterator
 
   def _filled_up(self, batch: Example) -> Example:
-    """Fills a short batch with its first rows; the repeated rows of a stage have zero weight."""
+    """Fills a short batch by repeating its rows; the repeated rows of a stage have zero weight."""
     rows, given = self._batch_size, len(next(iter(batch.values())))
     if given == rows:
       return batch
@@ -113,7 +113,7 @@ class SeqioBatches:
     return {"seed": self._seed, "batches": self._batches, **self._corpus._asdict()}
 
   def skip_report(self) -> str:
-    """Returns a summary per source of the clips that could not be read so far; "" for none."""
+    """Returns a summary of the audio files that could not be read so far; "" if there are none."""
     logs = [s.skipped[self._split] for s in self._sources if isinstance(s, AudioDataSource)]
     return "; ".join(log.report() for log in logs if log.skipped)
 
@@ -142,9 +142,9 @@ def set_data_dirs(cache_dirs: Sequence[str] = (), tfds_data_dir: str | None = No
 
 
 class unwrapped_errors:
-  """Context manager that raises `DataError` in place of errors of TensorFlow and SeqIO.
+  """Context manager that raises `DataError` in place of two errors.
 
-  It replaces a TensorFlow error that wraps a `DataError`, and the SeqIO error for a missing cache.
+  These are a TensorFlow error that wraps a `DataError`, and the SeqIO error for a missing cache.
   """
 
   def __enter__(self) -> None:

@@ -34,7 +34,7 @@ class WaveformDataSource(seqio.DataSource):
     raise NotImplementedError
 
   def skipped_in(self, split: str, shard_info: seqio.ShardInfo) -> Mapping[str, str]:
-    """Returns, by clip id, why clips could not be read; the shard must have been read before."""
+    """Returns the reasons for the unreadable clips of a shard that has been read, by clip id."""
     raise NotImplementedError
 
   def fingerprint(self, split: str) -> manifest.Fingerprint:
@@ -51,8 +51,8 @@ class AudioDataSource(WaveformDataSource):
     source: folder or manifest.
     sample_rate: sample rate of the waveforms in Hz; audio of other rates is resampled.
     valid_fraction: validation share of a corpus without splits.
-    max_skipped_fraction: largest accepted share of unreadable clips of a split; the read operation
-      that exceeds this share raises a `DataError`.
+    max_skipped_fraction: largest accepted share of unreadable clips of a split; if it is exceeded,
+      reading raises a TensorFlow error that wraps a `DataError`.
     max_shards: largest number of shards of a split for parallel caching; a shard has at least one
       clip.
   """
@@ -92,13 +92,13 @@ class AudioDataSource(WaveformDataSource):
     return len(self._clips[split])
 
   def fingerprint(self, split: str) -> manifest.Fingerprint:
-    """Returns two hashes of the clips of a split: of names and sizes, and of contents."""
+    """Returns a hash of names and sizes, and a hash of contents, see `manifest.content_hash`."""
     clips = self._clips.get(split, [])
     names = manifest.hash_of((clip.id, clip.size) for clip in clips)
     return manifest.Fingerprint(names, manifest.content_hash(clips))
 
   def skipped_in(self, split: str, shard_info: seqio.ShardInfo) -> Mapping[str, str]:
-    """Returns, by clip id, why clips could not be read; the shard must have been read before."""
+    """Returns the reasons for the unreadable clips of a shard that has been read, by clip id."""
     skipped = self.skipped[split].skipped
     shard = _of_shard(self._clips[split], shard_info)
     return {clip.id: skipped[clip.id] for clip in shard if clip.id in skipped}
@@ -111,7 +111,7 @@ class AudioDataSource(WaveformDataSource):
     shard_info: seqio.ShardInfo | None = None,
     **_: object,
   ) -> tf.data.Dataset:
-    """Returns the clips of one split, or of one shard of the split."""
+    """Returns the readable clips of one split, or of one shard of the split."""
     clips = _of_shard(self._clips[split], shard_info)
     if not clips:
       return tf.data.Dataset.from_generator(lambda: iter(()), output_signature=_WAVEFORM_SIGNATURE)
@@ -168,7 +168,7 @@ class TokenStoreDataSource(seqio.DataSource):
     return True
 
   def fingerprint(self, split: str) -> manifest.Fingerprint:
-    """Returns two hashes of the clips of a split: of names and lengths, and of tokens."""
+    """Returns a hash of the names and lengths of the clips, and a hash of their tokens."""
     clips = self._store.clips(split)
     names = manifest.hash_of((clip.id, clip.seconds) for clip in clips)
     return manifest.Fingerprint(names, manifest.hash_of(map(token_shards.checksum, clips)))

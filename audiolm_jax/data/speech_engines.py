@@ -53,7 +53,7 @@ class EngineVoice:
 
   @property
   def name(self) -> str:
-    """The name of the speaker, made of the names of the engine and the voice."""
+    """The name of the speaker: ENGINE-VOICE, or ENGINE if the voice has no name."""
     return f"{self.engine}-{self.voice}" if self.voice else self.engine
 
 
@@ -91,7 +91,7 @@ ENGINES: Mapping[str, Engine] = {
 
 
 def parse_voices(names: Sequence[str], engines: Mapping[str, Engine]) -> list[EngineVoice]:
-  """Returns the voices in a list, without duplicates.
+  """Returns the voices that a list names, without duplicates.
 
   Args:
     names: names of voices as ENGINE:VOICE, or ENGINE for the default voices of an engine.
@@ -124,7 +124,7 @@ def check_engine(name: str, engine: Engine) -> None:
 def placeholders(
   wav: str, text: str, text_file: str, voice: str, seed: int, tempo: float
 ) -> dict[str, str]:
-  """Returns the value of each placeholder in the command of an engine, by name.
+  """Returns the values of all placeholders that the command of an engine may contain, by name.
 
   Args:
     wav: path of the audio file to write.
@@ -132,7 +132,7 @@ def placeholders(
     text_file: path of a file that contains the text.
     voice: name of the voice.
     seed: random seed.
-    tempo: tempo of the speech relative to its default.
+    tempo: tempo of the speech, relative to the default of the engine.
   """
   return {
     "wav": wav,
@@ -157,13 +157,13 @@ def speak(
     voice: name of the voice.
     text: text to speak.
     seed: random seed.
-    tempo: tempo of the speech relative to its default.
+    tempo: tempo of the speech, relative to the default of the engine.
 
   Returns:
     The waveform and its sample rate in Hz.
 
   Raises:
-    SpeechError: the command failed, or its output is not audio or is silent.
+    SpeechError: the command failed or wrote no audio file, or the audio is silent.
     UserError: the command has an unknown placeholder or invalid quotation marks.
   """
   with tempfile.TemporaryDirectory() as folder:
@@ -198,7 +198,9 @@ def speak(
 def finish(
   waveform: Float[np.ndarray, " samples"], rate: int, to_rate: int, speed: float = 1.0
 ) -> Float[np.ndarray, " finished"]:
-  """Resamples speech, removes its DC offset and silent ends, and scales its peak to 0.5.
+  """Resamples speech, removes its DC offset, cuts its silent ends, and scales its peak to 0.5.
+
+  At most 0.1 s of silence remains at each end.
 
   Args:
     waveform: the speech.

@@ -143,8 +143,8 @@ def spanish(value: Value) -> str:
 def of_spanish(transcript: str) -> Value | None:
   """Returns the value that a Spanish transcript states in words or digits; None if there is none.
 
-  Accents, capitals and punctuation are ignored. Other common forms are accepted too, such as "un
-  cuarto para las ocho" and "19:45".
+  Accents, capitals and most punctuation are ignored. Common forms that `spanish` does not return,
+  such as "un cuarto para las ocho" and "19:45", are accepted too.
   """
   words = _words(transcript)
   for read in (_read_date, _read_time, _read_number):
@@ -230,7 +230,7 @@ def _words(transcript: str) -> list[str]:
 
 
 def _number(words: list[str]) -> int | None:
-  """Returns the number that is written in words; None if the words are not one number."""
+  """Returns the number that words or digits state; None if they are not one number."""
   total = part = 0
   last = 10_000  # each word of a part is smaller than the previous word
   for place, word in enumerate(words):
@@ -318,7 +318,12 @@ def _minutes(words: list[str]) -> int | None:
 
 
 def _hour_of_day(hour: int, part: str) -> int:
-  """Converts an hour on a clock and a part of the day ("" if unknown) to an hour from 0 to 23."""
+  """Returns an hour of the day from 0 to 23; an invalid hour above 24 is returned unchanged.
+
+  Args:
+    hour: hour on a clock with 12 or 24 hours.
+    part: part of the day, one of `_PARTS`; "" if unknown.
+  """
   if hour > 12 or not part:
     return 0 if hour == 24 else hour
   if part in ("manana", "madrugada", "am"):

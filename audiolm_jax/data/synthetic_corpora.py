@@ -13,14 +13,15 @@ _SETTINGS = "settings.json"
 
 
 def begin(folder: Path, settings: Json) -> None:
-  """Creates the folder of a corpus, or accepts an existing folder with the same settings.
+  """Creates the folder and the settings file of a corpus, or compares the settings with the file.
 
   Args:
     folder: folder of the corpus.
     settings: values of all settings that determine the clips, by flag name, as JSON values.
 
   Raises:
-    UserError: the folder cannot be written, or contains a corpus with other settings.
+    UserError: the folder cannot be written, or contains a corpus with other settings or a manifest
+      without settings.
   """
   make_folder(folder)
   check_writable(folder / MANIFEST)

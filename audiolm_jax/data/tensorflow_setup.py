@@ -1,4 +1,4 @@
-"""Restricts TensorFlow to the CPU; this package uses TensorFlow only for data and logs."""
+"""Hides the GPUs from TensorFlow, which this package uses only for data and logs."""
 
 import tensorflow as tf
 

@@ -25,14 +25,14 @@ class TfdsAudioDataSource(WaveformDataSource):
 
   The first word of the name of a TFDS split determines the split of its clips: `valid` for dev,
   valid and validation, `test` for test, and `train` for all other words. If the data set has only
-  training splits, the end of the last training split becomes `valid`. The id of a clip contains its
-  id in the data set, or the number of the clip if the data set has no ids.
+  training splits and `valid_fraction` is above 0, the end of the last training split becomes
+  `valid`. The id of a clip contains its id in the data set, or the number of the clip if the data
+  set has no ids.
 
   Args:
     name: `tfds:` followed by a name for `tfds.builder`.
     sample_rate: sample rate of the waveforms in Hz; audio of other rates is resampled.
-    valid_fraction: share of the last training split that becomes `valid`, if the data set has only
-      training splits.
+    valid_fraction: share of the last training split that becomes `valid`.
     data_dir: folder of the prepared data set; None for the default folder.
 
   Raises:
@@ -82,7 +82,7 @@ class TfdsAudioDataSource(WaveformDataSource):
     return {}
 
   def fingerprint(self, split: str) -> manifest.Fingerprint:
-    """Returns two hashes of a split: of its version and parts, and of their sizes in bytes."""
+    """Returns a hash of the version and parts of a split, and a hash of their sizes in bytes."""
     info = self._builder.info
     parts = [part for part, _, _ in self._instructions.get(split, [])]
     return manifest.Fingerprint(

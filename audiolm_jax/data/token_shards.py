@@ -3,8 +3,9 @@
     tokens-0f3a51c2d4e6.npz    ids, splits, speakers, seconds, sizes and hashes of the files, token
                                hash, each stream
 
-The name of a shard is a hash of the ids of its clips, so that a repeated run writes the same file.
-If outdated clips are removed from a shard later, its name does not change.
+The name of a shard contains a hash of the ids of its clips or of another key of the shard, so that
+a repeated run writes the same file. If clips are removed from a shard later, its name does not
+change.
 """
 
 import dataclasses
@@ -38,12 +39,12 @@ class TokenClip:
 
   Attributes:
     id: id of the clip, unique in the store.
-    streams: unsigned tokens by the keys of their streams; empty if they were not read.
+    streams: the tokens, by stream key; empty if they were not read.
     split: "train", "valid", ...
     speaker: name of the speaker; None if unknown.
     seconds: duration of the audio.
     size: size of the audio file in bytes; None if unknown.
-    content: hash of the audio file, see `storage.content_hash`; None if unknown.
+    content: hash of the audio file, see `manifest.content_of`; None if unknown.
   """
 
   id: str
@@ -277,7 +278,7 @@ def _stored_shard(name: str, arrays: Arrays, tokens: bool) -> StoredShard:
 def _check_stream(
   key: str, arrays: Arrays, stored: str, lengths: np.ndarray, sizes: np.ndarray
 ) -> None:
-  """Raises `ValueError` if the stored tokens of a stream do not match their counts."""
+  """Raises `ValueError` if stored tokens are not unsigned integers or do not match their counts."""
   dtype, shape = arrays.dtype(stored), arrays.shape(stored)
   if dtype.kind != "u" or len(shape) not in (1, 2):
     raise ValueError(f"{key} is {dtype} of shape {shape}, not unsigned integers")

@@ -1,10 +1,10 @@
-"""Token stores: folders of token shards that are written clip by clip and read as a whole.
+"""Token stores: folders with the tokens of a corpus in shards, which are read as a whole.
 
     store.json                 token hash, streams, hours, tokens, speakers, shards, skipped clips
     tokens-0f3a51c2d4e6.npz    the tokens of some clips, see `token_shards`
 
-Readers use only the shards that `store.json` lists. A writer adds the unlisted shards that a killed
-run has written.
+Readers use only the shards that `store.json` lists. A writer adds undamaged shards that a
+killed run has written and not listed.
 """
 
 import dataclasses
@@ -67,7 +67,7 @@ class StoreInfo:
   format_version: int = FORMAT_VERSION
 
   def report(self, bytes_of_shards: int | None = None) -> str:
-    """Returns a summary of a few lines.
+    """Returns a summary of several lines.
 
     Args:
       bytes_of_shards: total size of the shards; None for a summary without storage per hour.
@@ -100,8 +100,8 @@ class StoreInfo:
 class TokenStoreWriter:
   """Writes a new store, or adds clips to an existing store of the same tokenizers.
 
-  An existing store does not change on disk before `save`, `flush`, `drop` or `finish` is called, or
-  before `add` writes a shard.
+  Added clips are pending until they are written as a shard. An existing store changes on disk only
+  when `save`, `flush`, `drop` or `finish` is called, or when `add` writes a shard.
 
   Args:
     folder: folder of the store; created if it does not exist.
@@ -154,7 +154,7 @@ class TokenStoreWriter:
   def find_outdated(
     self, sizes: Mapping[str, int | None], content_of: Callable[[str], str | None]
   ) -> Outdated:
-    """Compares the clips in the store with the files of the corpus.
+    """Compares the recorded sizes and hashes of the clips with the files of the corpus.
 
     Args:
       sizes: size in bytes of each file of the corpus, by clip id; None if unknown.
@@ -181,10 +181,10 @@ class TokenStoreWriter:
     return Outdated(changed, [clip_id for clip_id in self._done if clip_id not in sizes])
 
   def drop(self, clip_ids: Collection[str]) -> None:
-    """Removes clips from the store, which is then unfinished, and rewrites only their shards.
+    """Removes clips from the store and rewrites only the shards of these clips.
 
-    `store.json` does not list the shards of these clips while they are rewritten. If the process is
-    killed, the store remains valid, and the next writer adds the unlisted shards again.
+    `store.json` does not list these shards while they are rewritten. If the process is killed, the
+    store remains valid, and the next writer adds the unlisted shards again.
 
     Raises:
       DataError: a shard of these clips is damaged.
@@ -215,7 +215,7 @@ class TokenStoreWriter:
     self._write_info()
 
   def add(self, clip: TokenClip) -> None:
-    """Adds one clip, and writes a shard if enough clips are pending.
+    """Adds one clip, and writes a shard if enough clips or seconds of audio are pending.
 
     Raises:
       DataError: the store already has a clip with this id, or tokens are not integers of at least
@@ -254,7 +254,7 @@ class TokenStoreWriter:
     return self.info
 
   def _take_up_shards(self) -> None:
-    """Adds the shards in the folder that `store.json` does not list.
+    """Adds the undamaged shards in the folder that `store.json` does not list.
 
     Raises:
       DataError: a shard has tokens of other tokenizers or a clip that is already in the store.
@@ -398,7 +398,11 @@ def read_info(folder: str | os.PathLike[str]) -> StoreInfo:
 
 
 def _check_info(info: StoreInfo) -> None:
-  """Raises `ConfigError` if the names of streams, shards or splits or the hash are invalid."""
+  """Checks the names of streams and shards, the hash, and the splits of clips and hours.
+
+  Raises:
+    ConfigError: a name or the hash is invalid, or clips and hours have different splits.
+  """
   for key, stream in info.streams.items():
     if key != stream.key:
       raise ConfigError(f"the stream {configs.shown(key)} is described as {stream.key!r}")
@@ -412,7 +416,7 @@ def _check_info(info: StoreInfo) -> None:
 
 
 def report(folder: str | os.PathLike[str]) -> str:
-  """Returns the summary that `cache_tokens info` prints of a finished or unfinished store.
+  """Returns the summary of a finished or unfinished store that `cache_tokens info` prints.
 
   Raises:
     DataError: see `read_info`.
@@ -423,7 +427,7 @@ def report(folder: str | os.PathLike[str]) -> str:
 
 
 def check_hash(info: StoreInfo, token_hash: str, folder: str | os.PathLike[str]) -> None:
-  """Raises `DataError` if other tokenizers computed the tokens of a store."""
+  """Raises `DataError` if the tokens of a store do not have the hash `token_hash`."""
   if info.token_hash != token_hash:
     raise DataError(
       f"the tokens in {folder} are of other tokenizers ({info.token_hash}) than the "
@@ -432,7 +436,7 @@ def check_hash(info: StoreInfo, token_hash: str, folder: str | os.PathLike[str])
 
 
 def check_stage(spec: StageSpec, info: StoreInfo) -> None:
-  """Raises `DataError` if a rate or vocabulary size of a stage differs from a store's tokens."""
+  """Raises `DataError` if a stage does not fit the tokens, see `StageSpec.check_streams`."""
   spec.check_streams(info.streams)
 
 

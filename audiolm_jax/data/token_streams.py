@@ -28,8 +28,8 @@ def read_streams(
 
   Raises:
     BundleError: the bundle cannot be read.
-    DataError: the token store cannot be read; or it lacks streams, and other tokenizers than those
-      of the bundle computed its tokens.
+    DataError: the token store cannot be read; or it lacks semantic tokens or codes, and its tokens
+      are not from the tokenizers of the bundle.
   """
   found: dict[str, Stream] = {}
   info = None

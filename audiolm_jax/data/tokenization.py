@@ -108,8 +108,8 @@ def tokenize_corpus(
     layout: layout of a folder, see `manifest.list_clips`.
     valid_fraction: validation share of a corpus without splits.
     max_skipped_fraction: largest accepted share of unreadable clips.
-    clips_per_shard: largest number of clips per file; a file also has at most about half an hour of
-      audio. A killed run loses only its unfinished file.
+    clips_per_shard: largest number of clips per file; a file also ends with the clip that reaches
+      half an hour of audio, or earlier. A killed run loses only its unfinished file.
     batch_size: number of clips of similar length per batch; the default is 1 on a CPU, where larger
       batches are not faster, and 8 on other devices.
     num_workers: number of batches that are tokenized in parallel, and of files that are read in
@@ -228,7 +228,7 @@ def missing_clips(
 
 
 def count_dropped(dropped: Outdated, info: token_store.StoreInfo) -> tuple[int, int]:
-  """Returns the numbers of changed clips that were tokenized again and of removed clips."""
+  """Returns the number of changed clips that were tokenized again, and of removed clips."""
   return sum(clip_id not in info.skipped for clip_id in dropped.changed), len(dropped.removed)
 
 
@@ -259,9 +259,9 @@ def tokenize_shard(
 ) -> ShardTokens:
   """Returns the tokens of each clip of a shard.
 
-  The tokens equal the tokens of each clip alone, except if rounding errors decide between two
-  equally near codes. The memory contains about five minutes of short clips, or `num_workers` long
-  clips, and `num_workers` clips that are read in advance.
+  Batches do not change the tokens of a clip, except if rounding errors decide between two equally
+  near codes. The memory contains about five minutes of audio, or `num_workers` clips if these are
+  longer, and `num_workers` clips that are read in advance.
 
   Args:
     tokenizers: see `tokenize_corpus`.
@@ -270,7 +270,7 @@ def tokenize_shard(
     batch_size: number of clips per batch, see `tokenize_corpus`.
     num_workers: number of batches that are tokenized in parallel, and of clips that are read in
       advance.
-    count: function that is called with the number of finished clips and their seconds of audio.
+    count: function that receives the number of newly finished clips and their seconds of audio.
   """
   rows = batch_size or (1 if jax.default_backend() == "cpu" else 8)
   sample_rate = tokenizers.codec.spec.sample_rate

@@ -4,8 +4,8 @@
   python -m audiolm_jax.demo --bundle my_bundle --bundle speech --host 0.0.0.0 --port 8080
 
 Ctrl-C ends the server and removes all uploaded and created files. If a server was killed, the next
-start removes its files. The page has no password: with --host 0.0.0.0 or --share, everybody who
-reaches the page can use it.
+start removes its files, except on Windows. The page has no password: with --host 0.0.0.0 or
+--share, everybody who reaches the page can use it.
 """
 
 import logging

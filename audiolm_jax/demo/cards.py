@@ -8,7 +8,7 @@ from audiolm_jax.demo.routes import file_url, live_url
 
 
 def player(job: Job, number: int) -> str:
-  """Returns an audio player of a sample during sampling; the first sample plays automatically."""
+  """Returns an audio player that streams a sample; the first sample plays automatically."""
   sound = file_url(job, making.SOUND.format(number + 1))
   return (
     f'<streamed-sound data-live="{live_url(job, number)}" data-file="{sound}" '

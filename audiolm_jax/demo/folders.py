@@ -36,7 +36,7 @@ def temporary() -> Iterator[Path]:
 
 
 def remove_abandoned(parent: Path) -> None:
-  """Removes the folders of killed servers of this user below `parent`."""
+  """Removes the folders of killed servers of this user in `parent`; for POSIX systems only."""
   import fcntl
 
   for folder in parent.glob(f"{_PREFIX}*"):

@@ -164,7 +164,7 @@ def _name_of(place: str) -> str:
 
 
 async def _read_body(receive: Receive) -> None:
-  """Reads the body of a request and discards it.
+  """Reads the body of a request for at most 5 s and discards it.
 
   A client sends the whole body before it reads the response. If the server closed the connection
   earlier, the client could get a connection reset instead of the response.

@@ -37,7 +37,7 @@ class Sample:
     self._bytes = bytearray()
 
   def add(self, piece: np.ndarray) -> None:
-    """Appends float samples in [-1, 1]."""
+    """Appends float samples, which are clipped to [-1, 1]."""
     self._bytes += np.round(np.clip(piece, -1.0, 1.0) * 32_767).astype("<i2").tobytes()
 
   def since(self, start: int) -> bytes:
@@ -59,8 +59,8 @@ class Job:
     folder: folder with the files of the samples.
     timeout: time limit of the computation in seconds; the job is aborted after it.
     samples: the clips that the job has started to sample.
-    deadline: time of `time.monotonic` at which the job is aborted; infinite while it waits.
-    ended: time of `time.monotonic` at which the job ended; None before the end.
+    deadline: value of `time.monotonic` at which the job is aborted; infinite while it waits.
+    ended: value of `time.monotonic` at which the job ended; None before the end.
     stopped: event that is set when the job must end.
   """
 

@@ -47,7 +47,7 @@ class Request:
       model draws.
     duration: seconds of new audio; in resynthesis, seconds of the prompt to use; for a text, the
       maximum seconds of the speech.
-    prompt_seconds: seconds of the prompt to use, from its beginning.
+    prompt_seconds: seconds of the prompt to use, from its beginning; not used in resynthesis.
     temperatures: sampling temperatures by the name of the stage.
     seed: seed of the first sample; the seed of sample i is `seed` + i.
     num_samples: number of samples, which are sampled one after the other.
@@ -74,9 +74,9 @@ def checked(asked: Json, bundles: Collection[str], limits: RequestLimits) -> Req
   """Checks the values of the page, and returns the request.
 
   Args:
-    asked: values of any type from a browser, by the names of the attributes of `Request`, and
-      `temperature_STAGE` for each stage. With a text, the prompt is optional, and in
-      unconditional mode it is ignored.
+    asked: values of any type from a browser, by the names of the attributes of `Request`, but with
+      `temperature_STAGE` for each stage. With a `text`, the prompt is optional, and
+      unconditional mode ignores it.
     bundles: names of the available bundles.
     limits: limits of one request.
 

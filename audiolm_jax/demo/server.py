@@ -68,6 +68,7 @@ def running(
 
   Raises:
     UserError: Gradio is not installed.
+    OSError: the port is not free.
   """
   with folders.temporary() as folder, _uploads_in(folder):
     gr = library.load("gradio")  # reads the folder of its files from the environment at import
@@ -160,7 +161,7 @@ def _uploads_in(folder: Path) -> Iterator[None]:
 
 
 def _wait(jobs: Jobs) -> None:
-  """Waits at most 10 s until all jobs have ended; a job that compiles can take longer."""
+  """Waits until all jobs have ended, for at most 10 s; a job that compiles can take longer."""
   end = time.monotonic() + _LAST_SECONDS
   while jobs.num_active and time.monotonic() < end:
     time.sleep(0.05)

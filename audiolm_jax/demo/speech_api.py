@@ -1,4 +1,4 @@
-"""`POST /v1/audio/speech`: text to speech for programs, in a request format of speech servers."""
+"""`POST /v1/audio/speech`: text to speech for programs, in the format of common speech servers."""
 
 import asyncio
 import contextlib
@@ -132,7 +132,7 @@ def route(
   jobs: Jobs,
   turns: Turns,
 ) -> "Route":
-  """Returns the Starlette route.
+  """Returns the Starlette route of the speech API.
 
   Args:
     bundles: bundles by name, the `model` of requests.
@@ -193,7 +193,7 @@ async def _send_speech(
   first piece, the response remains incomplete, so that the server closes the connection.
 
   Raises:
-    ApiError: an error occurs before the first piece.
+    ApiError: an error occurs before the first piece is sent.
   """
   has_begun = False
   try:
@@ -256,7 +256,7 @@ async def _started(
 
 
 async def _in_thread(request: "Request", job: Job, function: Callable[[], bytes]) -> bytes:
-  """Runs a function in a thread and returns its result; stops the job on a disconnect."""
+  """Runs a function in a thread and returns its result; on a disconnect, requests the job's end."""
   work = asyncio.ensure_future(asyncio.to_thread(function))
   while not work.done():
     await asyncio.wait([work], timeout=_POLL_SECONDS)

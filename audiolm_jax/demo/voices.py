@@ -38,8 +38,8 @@ def read_voices(folder: Path) -> dict[str, Voice]:
   Subfolders and hidden files are ignored.
 
   Raises:
-    UserError: the folder does not exist, or has no recordings, two recordings with the same name, a
-      link to a file outside of the folder, or a file that cannot be used as a voice.
+    UserError: `folder` is not a folder, or has no recordings, two recordings with the same name, a
+      link to a recording outside of the folder, or a recording that cannot be used as a voice.
   """
   if not folder.is_dir():
     raise UserError(f"--voices {folder} is not a folder; give one with a recording of each voice")

@@ -33,8 +33,8 @@ class ClassifierConfig:
     dtype: type of the computation; parameters are float32.
 
   Raises:
-    ConfigError: a number of channels is not a multiple of `groups`, or `features.num_mels` cannot
-      be halved between all blocks.
+    ConfigError: `channels` is empty, a number of channels is not a multiple of `groups`, or
+      `features.num_mels` cannot be halved between all blocks.
   """
 
   features: LogMelConfig = LogMelConfig(num_mels=64)
@@ -65,7 +65,7 @@ class ClassifierConfig:
     return found | {"head": shapes.dense(inputs, self.num_classes)}
 
   def forward_flops(self, samples: int) -> float:
-    """Returns the number of floating-point operations for one clip of `samples` samples."""
+    """Returns the approximate floating-point operations for one clip of `samples` samples."""
     frames = 4 * -(-samples // (4 * self.features.hop_length))
     total = frames * self.features.flops_per_frame
     mels, inputs = self.features.num_mels, 1

@@ -28,8 +28,8 @@ class Detection(NamedTuple):
   Attributes:
     probability_synthetic: the mean log odds of all windows that are not silent, converted to a
       probability.
-    per_second: for each second, the probability from the windows whose centre lies in this second;
-      None if the second is silent.
+    per_second: for each second, the probability from the windows whose centre lies in this second,
+      or from the last window if there are none; None if these windows are silent.
   """
 
   probability_synthetic: float
@@ -75,6 +75,7 @@ class Detector:
     Raises:
       AudioError: the waveform is too short or silent, or is not one clip of valid samples, or the
         sample rate is out of range.
+      UserError: `channel_axis` is not an axis of the waveform.
     """
     sample_rate = waveforms.check_rate(sample_rate)
     waveform = waveforms.check(
@@ -135,7 +136,7 @@ class Detector:
       pieces: waveforms at the detector's sample rate, 0.1 s or longer.
 
     Returns:
-      The mean log odds of the windows of each piece; NaN for a silent piece.
+      The mean log odds of the windows of each piece that are not silent; NaN if all are silent.
 
     Raises:
       AudioError: a piece is shorter than 0.1 s.

@@ -4,7 +4,8 @@ Under the null hypothesis, the clip has no watermark. Then each community of a l
 green with probability 1/2 in any audio. Each combination of level, context and community (an entry)
 counts once, even if it occurs several times. So the number of green entries has a binomial
 distribution. If levels have weights, the sum of the weights of green entries is a sum of weighted
-binomial variables.
+binomial variables. If the context is a position, some entries are opposite (see `counters_at`), so
+low p-values of these distributions are upper bounds.
 
 The p-value is corrected for the search over offsets, first positions, windows and payloads by the
 Bonferroni inequality. Half of the significance level is for watermarks without a payload, and a
@@ -51,10 +52,9 @@ class Findings(NamedTuple):
   """The result for one clip.
 
   Attributes:
-    log10_p: log10 of the p-value of the clip for each key, corrected for all offsets, windows and
-      payloads.
-    per_second: log10 of the p-value of the window around each second, corrected for offsets and
-      payloads only.
+    log10_p: log10 of the p-value of the clip for each key, corrected for all searches.
+    per_second: log10 of the p-value of the window (4 s, or the whole of a shorter clip) nearest to
+      each second for each key, corrected for all searches except that over windows.
     best: the best match over offsets and windows for each number of payload bits and key. Its
       p-values are not corrected for the choice of the number of bits.
   """
@@ -70,8 +70,8 @@ class Match(NamedTuple):
   Attributes:
     log10_p: log10 of the p-value, corrected for the search over payloads.
     entries: the number of distinct entries, or the sum of their weights.
-    votes: for each bit of the longest payload, the weight of the entries that vote for 1 minus the
-      weight of those that vote for 0. It is 0 for bits that a shorter payload does not have.
+    votes: for each bit of the longest payload, from the lowest bit, the weight of the entries that
+      vote for 1 minus the weight of those that vote for 0; 0 for bits that a payload does not have.
   """
 
   log10_p: Float[np.ndarray, "kinds keys"]
@@ -102,7 +102,7 @@ class Evidence:
 
   Args:
     watermark: the watermark to find.
-    keys: keys of the green list.
+    keys: the keys to test.
     frame_rate: frames per second.
     offsets: number of offsets.
   """
@@ -157,7 +157,7 @@ class _CodeTrials:
 
   Args:
     watermark: the watermark to find.
-    keys: keys of the green list.
+    keys: the keys to test.
     offsets: number of offsets.
   """
 
@@ -214,7 +214,7 @@ class _PositionTrials:
 
   Args:
     watermark: the watermark to find.
-    keys: keys of the green list.
+    keys: the keys to test.
     offsets: number of offsets.
   """
 

@@ -99,7 +99,7 @@ def is_green(
   bits: Words | np.uint32 = NO_PAYLOAD,
   payload: Words | np.uint32 = NO_PAYLOAD,
 ) -> Words:
-  """Returns whether each community is green, with probability 1/2 and independent of the others.
+  """Returns whether each community is green, which has a probability of 1/2 over random keys.
 
   Args:
     key: four uint32 words.

@@ -50,15 +50,15 @@ class WatermarkKind(enum.StrEnum):
 class WatermarkConfig:
   """Settings of the watermark of a bundle.
 
-  Each code has a context, which selects its green list. The context is either the position of the
-  code in time or codes that are sampled earlier.
+  Each code has a context, which selects its green list or noise. The context is either the position
+  of the code in time or codes that are sampled earlier.
 
   Attributes:
     levels: number of marked levels, starting with the coarsest level.
     codebook_size: codes per level.
-    key: 32 hexadecimal digits, the public default key.
-    strength: default of the number that is added to the logits of green codes before the
-      temperature; 1 for `WatermarkKind.GUMBEL`, which has no other strength.
+    key: 32 hexadecimal digits in lower case, the public default key.
+    strength: default number that sampling adds to the logits of green codes before the temperature;
+      must be 1 for `WatermarkKind.GUMBEL`.
     frames: number of earlier frames whose codes at the same level are in the context; 0 for
       parallel stages.
     coarser: number of coarser levels of the same frame whose codes are in the context, starting
@@ -72,7 +72,8 @@ class WatermarkConfig:
       search for the position of the first frame.
 
   Raises:
-    ConfigError: the key is not 32 hexadecimal digits, or the settings contradict each other.
+    ConfigError: the key is not 32 hexadecimal digits in lower case, or the settings contradict each
+      other.
 
   Source:
     Kirchenbauer et al. (arXiv 2301.10226), "Hidden in Plain Tokens" (arXiv 2605.25967) for
@@ -224,8 +225,8 @@ def marks_of(
   """Returns the mark of each entry with each key, for each of `PAYLOAD_BITS` (kinds).
 
   Returns:
-    A byte: the position of a payload bit (modulo the number of bits), plus `GREEN` if the entry is
-    green when this bit is 0.
+    Bytes: the lowest 5 bits, modulo the number of payload bits, are the position of a payload bit.
+    `GREEN` is added if the entry is green when this payload bit is 0.
   """
   words = np.stack(green_list.words_of(*_cipher_input(keys, entries)))
   return ((words >> 31) * GREEN | words & (max(PAYLOAD_BITS) - 1)).astype(np.uint8)
@@ -237,7 +238,7 @@ def scores_of(
   """Returns the score of each entry with each key, for `WatermarkKind.GUMBEL`.
 
   Without a watermark, the scores of different entries are independent and exponentially distributed
-  with mean 1. Codes that were sampled with the noise of the key have larger scores.
+  with mean 1. Codes that were sampled with the noise of the key have a larger mean score.
   """
   return -np.log(green_list.uniform(*_cipher_input(keys, entries)))[None]
 
@@ -299,7 +300,7 @@ def read_key(path: str | os.PathLike[str]) -> bytes:
   """Returns the content of a key file.
 
   Raises:
-    UserError: the file cannot be read, or does not have 16 to 4096 bytes.
+    UserError: `path` is not a path, or the file cannot be read or does not have 16 to 4096 bytes.
   """
   path = arguments.path(path, "watermark_key", "the name of a file")
   try:

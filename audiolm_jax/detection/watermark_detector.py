@@ -41,9 +41,10 @@ class WatermarkDetection(NamedTuple):
   """The result of detection for one clip.
 
   Attributes:
-    log10_p_value: log10 of the p-value of the clip, corrected for all offsets, windows and
-      payloads.
-    per_second: p-value of the 4 s around each second, corrected for offsets and payloads only.
+    log10_p_value: log10 of the p-value of the clip, corrected for all searches (over offsets,
+      windows, positions and payloads).
+    per_second: p-value of the window (4 s, or the whole of a shorter clip) nearest to each second,
+      corrected for all searches except that over windows.
     payload: the payload with the best match; None if the watermark without a payload matches
       better. If the p-value is not low, the payload is random.
   """
@@ -54,7 +55,7 @@ class WatermarkDetection(NamedTuple):
 
   @property
   def p_value(self) -> float:
-    """The probability of an equally good or better match in audio without this watermark."""
+    """Upper bound of the probability of such a match or a better one without this watermark."""
     return 10.0**self.log10_p_value
 
 
@@ -96,6 +97,7 @@ class WatermarkDetector:
 
     Raises:
       AudioError: the waveform is not one clip of valid samples, or the sample rate is out of range.
+      UserError: `channel_axis` is not an axis of the waveform.
     """
     sample_rate = waveforms.check_rate(sample_rate)
     waveform = waveforms.check(
@@ -136,7 +138,7 @@ def find(
   codec: Codec,
   blocks: Iterable[Float[np.ndarray, "_block"]],
 ) -> Findings:
-  """Returns the findings for each key.
+  """Tests audio for a watermark with each key.
 
   Args:
     watermark: the watermark to find.

@@ -73,7 +73,10 @@ def windows(
 def in_batches(
   run: Callable[[np.ndarray], Array], rows: Float[np.ndarray, "windows samples"]
 ) -> np.ndarray:
-  """Returns the results of `run` for all rows; batches of equal size need one compiled program."""
+  """Returns the results of `run` for one or more rows.
+
+  Every batch is padded to `BATCH` rows, so that only one program is compiled.
+  """
   results = []
   for first in range(0, len(rows), BATCH):
     batch = rows[first : first + BATCH]

@@ -151,7 +151,7 @@ def check_optional() -> Iterator[Check]:
 
 
 def _target(extra: str = "") -> str:
-  """Returns the argument of pip install: the path of this checkout, or the package's name."""
+  """Returns the argument of pip install: the path of this checkout, else the package's name."""
   base = str(_CHECKOUT) if (_CHECKOUT / "pyproject.toml").is_file() else "audiolm_jax"
   return f'"{base}[{extra}]"' if extra else f'"{base}"'
 
@@ -178,7 +178,7 @@ def available_memory() -> int | None:
 
 
 def check_allocator() -> Check:
-  """Tunes the memory allocator as all commands do, and returns whether it keeps freed memory."""
+  """Tunes the memory allocator as all commands do, and checks whether it keeps freed memory."""
   name = "memory allocator"
   try:
     version = allocator.tune_allocator()

@@ -32,5 +32,5 @@ def stft(
 
 
 def magnitude(spectrum: Complex[Array, "*shape"]) -> Float[Array, "*shape"]:
-  """Returns absolute values whose gradient is finite at zero."""
+  """Returns absolute values, slightly increased so that the gradient is finite at zero."""
   return jnp.sqrt(jnp.square(spectrum.real) + jnp.square(spectrum.imag) + 1e-9)

@@ -69,6 +69,7 @@ def read_items(path: str | os.PathLike[str]) -> list[PhoneItem]:
 
   Raises:
     DataError: the file cannot be read or has no items, or a line is not an item.
+    UserError: the file is not text, or the store of a URL cannot be reached.
   """
   items = []
   for number, line in read_lines(path):
@@ -99,7 +100,8 @@ def frames_of(
     frame_rate: frames per second.
 
   Returns:
-    The frames whose centres are in the item; if there are none, the frame at the item's centre.
+    The frames whose centres are in the item; if there are none, the frame at the item's centre. An
+    item after the last frame gets the last frame.
   """
   first = int(np.ceil(item.onset * frame_rate - 0.5))
   last = int(np.ceil(item.offset * frame_rate - 0.5))
@@ -142,8 +144,8 @@ def abx(
   """Returns the ABX error rates.
 
   At most `MAX_GROUP` items of one phone, speaker and context are used, and at most `MAX_OTHERS`
-  other speakers for X. Error rates are averaged over triples, then over contexts, then over
-  speakers, and then over phone pairs.
+  other speakers for X. Error rates are averaged over triples, then over contexts (and the speakers
+  of X), then over the speakers of A and B, and then over phone pairs.
 
   Args:
     items: pairs of an item and its frames.
@@ -187,7 +189,7 @@ class _Distances:
 
 
 class _Errors:
-  """Error rates by phone pair and speaker, one rate for each context."""
+  """Error rates by phone pair and speaker: one for each context and speaker of X."""
 
   def __init__(self) -> None:
     self.triples = 0
@@ -200,7 +202,7 @@ class _Errors:
       self._found.setdefault(pair, {}).setdefault(speaker, []).append(rate)
 
   def mean(self) -> Estimate:
-    """Returns the mean error rate over contexts, then over speakers, then over phone pairs."""
+    """Returns the mean over the rates of a speaker, then over speakers, then over phone pairs."""
     pairs = [
       float(np.mean([np.mean(rates) for rates in by_speaker.values()]))
       for by_speaker in self._found.values()

@@ -18,7 +18,7 @@ from audiolm_jax.io import audio
 
 @dataclasses.dataclass(frozen=True)
 class EvalClip:
-  """A clip to evaluate, or a piece of a clip, at the bundle's sample rate.
+  """A clip to evaluate, or a piece of a clip.
 
   Attributes:
     id: id of the clip. A piece that does not begin at the start of its clip has the suffix `@` and
@@ -27,7 +27,7 @@ class EvalClip:
     speaker: name of the speaker; None if unknown.
     sentence: field `sentence` of the manifest, or None.
     source: field `source` of the manifest, or None.
-    text: transcript of the clip; None if the corpus has no transcript or the clip was cut.
+    text: transcript of the clip; None if unknown or if the clip was cut.
   """
 
   id: str
@@ -66,7 +66,7 @@ def load_pieces(
     seed: seed of the order.
 
   Raises:
-    DataError: the split has no clips.
+    DataError: the source cannot be read, or the split has no clips.
     AudioError: a file cannot be read.
   """
   chosen = clips_of_split(list_clips(source), split)
@@ -103,9 +103,9 @@ def new_pieces(
   least_seconds: float,
   texts: Mapping[str, str] | None = None,
 ) -> list[EvalClip]:
-  """Reads pieces of the split `valid` by speakers who are not in `train`.
+  """Reads pieces of the split `valid`, without clips by speakers of `train`.
 
-  If all speakers of `valid` are also in `train`, all clips of `valid` are used.
+  If all named speakers of `valid` are also in `train`, all clips of `valid` are used.
 
   Args:
     options: settings of the evaluation.
@@ -115,7 +115,7 @@ def new_pieces(
     texts: transcripts by the id of the clip.
 
   Raises:
-    DataError: no clip is long enough.
+    DataError: the split has no clip that is long enough.
   """
   known = speakers_of(options.source_of("train"), "train")
   if not speakers_of(options.data, "valid") - known:
@@ -178,7 +178,7 @@ def speakers_of(source: str | os.PathLike[str], split: str) -> set[str]:
 def _cut(
   waveform: Float[np.ndarray, " samples"], sample_rate: int, seconds: float | None
 ) -> list[tuple[int, Float[np.ndarray, "_"]]]:
-  """Returns pieces of the length `seconds`, each with the index of its first sample.
+  """Returns pieces of at most `seconds`, each with the index of its first sample.
 
   None for `seconds` gives one piece.
   """

@@ -139,7 +139,7 @@ def reconstruction_metrics(
 
 
 def mean_metrics(clips: Sequence[dict[Metric, float]]) -> dict[Metric, Estimate]:
-  """Returns the mean of each metric over clips."""
+  """Returns the mean of each metric over one or more clips."""
   return {metric: mean_estimate([clip[metric] for clip in clips]) for metric in clips[0]}
 
 

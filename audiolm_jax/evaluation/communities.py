@@ -57,7 +57,10 @@ class Survival(NamedTuple):
 
   @property
   def corrected(self) -> float:
-    """The share corrected for chance: 0 by chance or for one community, 1 if all codes survive."""
+    """The share corrected for chance: 1 if `share` is 1, 0 if `share` is `chance`.
+
+    The value is 0 if there is only one community.
+    """
     return (self.share - self.chance) / (1 - self.chance) if self.chance < 1 else 0.0
 
 
@@ -89,7 +92,7 @@ def confusions(
   levels: int,
   seed: int = 0,
 ) -> Counts:
-  """Counts pairs of an original code and its code after decoding, a channel and re-encoding.
+  """Counts pairs of codes before and after a channel, and pairs of consecutive codes; see `Counts`.
 
   A detector tests several offsets, so its frames begin at most half an offset step before or after
   the original frames. The second encoding has a random offset in this range.
@@ -134,6 +137,7 @@ def communities_of(
   product of `survival`, `choice` and the square root of `distinct`. A watermark needs communities
   that survive, communities to choose from, and pairs of community and context that do not repeat.
   If the context consists of codes, the context must survive too, so the survival is squared.
+  Partitions into too many communities are ignored.
 
   The survival alone is not sufficient. For example, a community of silence and a community of sound
   survive almost always, but a sampler cannot choose between them. A code that does not occur gets
@@ -201,7 +205,8 @@ def distinct(
 ) -> float:
   """Returns the expected share of different pairs of community and context among 200 codes.
 
-  200 codes are 4 s at 50 Hz. A detector counts repeated pairs only once.
+  200 codes are 4 s at 50 Hz. A detector counts repeated pairs only once. For `period`, see
+  `communities_of`.
   """
   pairs = _pairs(following, communities)
   shares = pairs / max(pairs.sum(), 1)

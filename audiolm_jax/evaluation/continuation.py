@@ -20,17 +20,17 @@ class SoundStatistics:
   """Statistics of one piece of sound.
 
   Attributes:
-    level_db: mean level of the active frames in dB of full scale; NaN for silence.
+    level_db: mean level of the active frames in dB of full scale; NaN if no frame is active.
     pitch_hz: median pitch in Hz; NaN if no frame is voiced.
     pitch_range_semitones: range from the 5th to the 95th percentile of the pitch; NaN if no frame
       is voiced.
     voiced_share: share of voiced frames, which have a pitch; the hop is 10 ms.
     active_share: share of active frames. An active frame of 20 ms has a level above -90 dB and less
-      than 30 dB below the loud level.
+      than 30 dB below the loud level, see `sound_statistics`.
     longest_pause_seconds: duration of the longest run of frames that are not active.
     clicks_per_second: number of jumps of the waveform per second, see `count_clicks`.
     clipped_share: share of samples with a magnitude of 0.999 or more.
-    centroid_hz: mean spectral centroid of the active frames.
+    centroid_hz: mean spectral centroid of the active frames; NaN if no frame is active.
   """
 
   level_db: float
@@ -57,8 +57,8 @@ def sound_statistics(
   Args:
     waveform: the samples.
     sample_rate: sample rate in Hz.
-    loud_db: loud level in dB of full scale, which determines the threshold of active frames. For a
-      continuation, give the loud level of its prompt. None for the loud level of the waveform.
+    loud_db: loud level in dB of full scale, see `loud_level`; it determines the threshold of active
+      frames. For a continuation, give the loud level of its prompt. None for that of the waveform.
     lowest_pitch: lowest pitch to search for in Hz.
     highest_pitch: highest pitch to search for in Hz.
 
@@ -116,7 +116,7 @@ def count_clicks(waveform: Float[np.ndarray, " samples"], sample_rate: int) -> i
 
 
 def level_difference_db(continuation: SoundStatistics, prompt: SoundStatistics) -> float:
-  """Returns the level of the continuation minus that of the prompt, in dB."""
+  """Returns the level of the continuation minus that of the prompt, in dB; NaN for silence."""
   return continuation.level_db - prompt.level_db
 
 

@@ -28,7 +28,7 @@ class Copies:
 
     Args:
       tokens: the sequence.
-      also: a second set of known stretches, or None.
+      also: a second set of known stretches of the same length, or None.
     """
     hashes = self._hashes(tokens)
     known = np.isin(hashes, self._known)

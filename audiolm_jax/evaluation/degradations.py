@@ -25,7 +25,8 @@ def compress(
 
   Args:
     waveform: samples in [-1, 1].
-    sample_rate: sample rate of the waveform in Hz.
+    sample_rate: sample rate of the waveform in Hz, which the codec must support. Opus supports 8,
+      12, 16, 24 and 48 kHz.
     codec: "mp3" or "opus".
     level: compression level, from 0 for the highest bit rate of the codec to 1 for the lowest.
 
@@ -94,7 +95,7 @@ def aac(
 def add_music(
   waveform: Float[np.ndarray, "samples"], sample_rate: int, snr_db: float, seed: int
 ) -> Float[np.ndarray, "samples"]:
-  """Adds synthetic piano music to a waveform; for the arguments see `add_noise`."""
+  """Adds synthetic piano music at `sample_rate` Hz to a waveform, as `add_noise` adds noise."""
   music = piano(len(waveform), sample_rate, seed)
   level = np.sqrt(np.mean(np.square(waveform)) / np.mean(np.square(music)))
   return np.clip(waveform + level * 10.0 ** (-snr_db / 20) * music, -1.0, 1.0).astype(np.float32)

@@ -32,7 +32,11 @@ class Scores:
     real: Sequence[Sequence[Float[np.ndarray, "_"]]],
     synthetic: Sequence[Sequence[Float[np.ndarray, "_"]]],
   ) -> "Scores":
-    """Scores the pieces of each prompt; silent pieces are ignored."""
+    """Scores the pieces of each prompt; silent pieces are ignored.
+
+    Raises:
+      AudioError: a piece is shorter than 0.1 s.
+    """
     flat = [piece for group in (*real, *synthetic) for piece in group]
     odds = detector.score(flat) if flat else np.zeros(0)
     ends = np.cumsum([len(group) for group in (*real, *synthetic)])[:-1]
@@ -41,7 +45,7 @@ class Scores:
 
   @property
   def prompts(self) -> int:
-    """The number of prompts."""
+    """The number of prompts with pieces of both classes."""
     return len(self.groups)
 
   def share_right(self, *, synthetic: bool) -> Estimate:
@@ -80,7 +84,7 @@ class Scores:
 def equal_error_rate(
   real: Float[np.ndarray, "pieces"], synthetic: Float[np.ndarray, "others"]
 ) -> float:
-  """Returns the error rate at the threshold where false alarms and misses are most similar."""
+  """Returns the mean of the false alarm and miss rates at the threshold where they differ least."""
   thresholds = np.unique(np.concatenate([real, synthetic, [np.inf]]))
   misses = np.searchsorted(np.sort(synthetic), thresholds) / len(synthetic)
   alarms = 1.0 - np.searchsorted(np.sort(real), thresholds) / len(real)
@@ -101,7 +105,7 @@ def area_under_roc(
 def found_at(
   false_alarms: float, real: Float[np.ndarray, "pieces"], synthetic: Float[np.ndarray, "others"]
 ) -> float:
-  """Returns the share of synthetic pieces that are found at a given share of false alarms."""
+  """Returns the share of synthetic pieces found with at most a given share of false alarms."""
   allowed = min(int(false_alarms * len(real) + 1e-9), len(real) - 1)
   threshold = np.sort(real)[::-1][allowed]
   return float((synthetic > threshold).mean())

@@ -1,4 +1,4 @@
-"""Differences between samples of one prompt, compared with samples of different prompts."""
+"""Distances between samples of one prompt, and between samples of different prompts."""
 
 import dataclasses
 import itertools
@@ -28,7 +28,7 @@ class Diversity:
 def diversity(
   samples: Sequence[Sequence[Sample]], distance: Callable[[Sample, Sample], float]
 ) -> Diversity:
-  """Returns the mean distances over all pairs of samples, within and between prompts.
+  """Returns the mean distance within each prompt and between prompts, averaged over prompts.
 
   Args:
     samples: samples of each prompt, of any type that `distance` accepts. With one sample per

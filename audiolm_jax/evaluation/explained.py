@@ -2,7 +2,7 @@
 
 A step is the duration of one token. A feature of a step, such as its chroma, is predicted by the
 mean of the feature over all steps with the same token. The result is the share of the variance that
-this prediction explains; it is 0 for tokens that do not depend on the feature. The means are
+this prediction explains; it is about 0 for tokens that do not depend on the feature. The means are
 computed on other recordings, so that a large vocabulary has no advantage over a small vocabulary.
 """
 
@@ -93,8 +93,9 @@ def explained_share(
   Args:
     tokens: tokens of each piece.
     features: feature of each piece at the steps of its tokens.
-    folds: fold of each piece. A feature is predicted by its mean for the same token over the pieces
-      of the other folds. If these pieces lack the token, the mean over all of their steps is used.
+    folds: fold of each piece, of two or more. A feature is predicted by its mean for the same token
+      over the pieces of the other folds. If these pieces lack the token, the mean over all of their
+      steps is used.
 
   Returns:
     The share: 1 for a perfect prediction, 0 for a prediction as good as the mean of the fold, below

@@ -180,7 +180,7 @@ def frechet_between_halves(groups: Sequence[Float[np.ndarray, "_ dim"]], seed: i
 def mean_distance(
   one: Float[np.ndarray, "windows dim"], other: Float[np.ndarray, "others dim"]
 ) -> float:
-  """Returns the Euclidean distance of the mean embeddings of two sounds; NaN without windows."""
+  """Returns the Euclidean distance of two mean embeddings; NaN if a sound has no windows."""
   if not len(one) or not len(other):
     return float("nan")
   return float(np.linalg.norm(one.mean(axis=0) - other.mean(axis=0)))
@@ -227,7 +227,7 @@ def _distances(
 
 
 def _subsets(count: int, rng: np.random.Generator) -> Float[np.ndarray, "sets prompts"]:
-  """Returns weights of prompts: first all prompts, then random subsets of half or more of them."""
+  """Returns weights of prompts: all prompts, then random subsets of about half to all of them."""
   sizes = np.linspace(count / 2, count, _SIZES)[:-1].round().astype(int)
   rows = [np.ones(count)]
   for size in np.repeat(sizes, _SUBSETS):

@@ -1,8 +1,8 @@
 """Measures whether sampled speech has words, with a dictionary and a second recognizer.
 
-A recognizer returns words for any sound, so the number of words alone means little. For speech
-without words, the probabilities of the words are lower, some words are not in a dictionary, and a
-second recognizer returns different words.
+A recognizer returns words for any sound, so the number of words alone means little. If speech has
+no real words, the recognizer returns words with low probabilities, some of them are not in a
+dictionary, and a second recognizer returns other words.
 """
 
 import dataclasses
@@ -105,11 +105,12 @@ def check_rows(
 ) -> list[Row]:
   """Returns rows of `CLEAR_WORDS` and `DISAGREEMENT` for each kind of sound.
 
-  A metric that cannot be computed has one row without a value.
+  Each metric of `checks.missing` has one row without a value.
 
   Args:
     checks: the dictionary and the second recognizer.
-    recognizer: the first recognizer, whose words are in the descriptions.
+    recognizer: the first recognizer, whose words are in the descriptions. `CLEAR_WORDS` needs a
+      `PhraseRecognizer`, and has no rows otherwise.
     sounds: the clips, by kind of sound.
     described: descriptions of the clips, by kind of sound.
     sample_rate: sample rate of the clips in Hz.

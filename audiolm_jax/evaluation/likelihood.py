@@ -71,8 +71,8 @@ def evaluate_stage(
     valid: clips that the stage was not trained on.
 
   Raises:
-    DataError: no clip is long enough for a crop, a clip lacks tokens that the stage needs, or the
-      stage has no likelihoods.
+    DataError: no clip of `valid` is long enough for a crop, a clip lacks tokens that the stage
+      needs, or the stage has no likelihoods.
   """
   spec = autoregressive(stage)
   table = NgramTable(

@@ -8,7 +8,7 @@ from audiolm_jax.io import storage
 
 
 def read_lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, str]]:
-  """Yields the lines of a file that are not empty, with their numbers from 1.
+  """Yields the number (from 1) and the text of each line that is not blank.
 
   Raises:
     DataError: the file cannot be read.

@@ -16,10 +16,10 @@ class Metric:
   """A quantity that is measured, such as STOI.
 
   Attributes:
-    key: identifier in JSON and CSV; unique among all metrics.
+    key: identifier in JSON and CSV; metrics of different quantities have different keys.
     title: name in tables and on the page.
     better: direction in which the values improve.
-    unit: unit of the values; empty for shares, ratios and counts.
+    unit: unit of the values; empty if they have none or the title names it.
   """
 
   key: str

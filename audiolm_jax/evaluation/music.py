@@ -110,9 +110,10 @@ def music_statistics(waveform: Float[np.ndarray, " samples"], sample_rate: int) 
 def agreement(sound: MusicStatistics, reference: MusicStatistics) -> dict[Metric, float]:
   """Returns the agreement of a sound with a reference, a value for each metric of `AGREEMENT`.
 
-  If the sound or the reference is silent, `CHROMA`, `SAME_KEY` and `KEY_CORRELATION` are 0. Without
-  notes, `NOTES_IN_KEY` and `PITCH` are NaN. A sound without onsets counts as a sound with half an
-  onset, so that the ratio of densities is finite.
+  If the sound or the reference is silent, `CHROMA`, `SAME_KEY` and `KEY_CORRELATION` are 0.
+  `NOTES_IN_KEY` is NaN if the sound has no notes or the reference has no key. `PITCH` is NaN if one
+  of the two has no notes. No onset counts as half an onset, so that the ratio of densities is
+  finite.
   """
   key = estimate_key(reference.chroma)
   in_key = [int(pitch) % 12 in key.scale for pitch in sound.pitches] if key else []
@@ -209,7 +210,8 @@ def pulse_clarity(waveform: Float[np.ndarray, " samples"], sample_rate: int) -> 
   """Returns the regularity of onsets: 1 for a metronome, near 0 for random onsets, 0 for silence.
 
   The result is the maximum autocorrelation of the onset envelope over lags of 0.2 to 1.5 s, but at
-  most half of the clip. Shorter clips have higher values by chance.
+  most half of the clip; it is 0 for clips shorter than about 0.4 s. Short clips have higher values
+  by chance.
 
   Source:
     Lartillot, Eerola, Toiviainen and Fornari, Multi-feature modeling of pulse clarity, 2008, the

@@ -24,7 +24,7 @@ class TableLosses:
     bigram: loss of the frequency of a token after the previous token, with a constant added to
       every count.
     bigram_backoff: like `bigram`, but with a multiple of the unigram probability added to every
-      count; the strongest baseline.
+      count; usually the strongest baseline.
     uniform: loss of the uniform distribution, the log of the number of legal ids.
     num_targets: number of target tokens.
   """

@@ -1,4 +1,4 @@
-"""Codecs of other projects, for comparison: their interface, and Opus."""
+"""Codecs of other projects, to compare with that of a bundle: their interface, and Opus."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -99,7 +99,7 @@ def opus_codecs(sample_rate: int) -> list[OutsideCodec]:
 
 
 def ogg_packet_sizes(stream: bytes) -> list[int]:
-  """Returns the sizes in bytes of the packets of an Ogg file, without the headers of the pages.
+  """Returns the size in bytes of each packet of an Ogg file, in the order of the file.
 
   Source: RFC 3533, sections 5 and 6.
   """

@@ -1,7 +1,8 @@
-"""Measures the loss of quality by a change of sampling, from differences between pairs of clips.
+"""Measures the loss of quality by a change of sampling, such as a watermark.
 
-Both clips of a pair continue the same prompt with the same seed. Resampling the pairs gives the
-95 % interval of the mean difference. The worse end of this interval is the bound of the loss.
+Two clips, with and without the change, continue the same prompt with the same seed. Resampling such
+pairs gives the 95 % interval of the mean difference. The worse end of this interval is the bound of
+the loss.
 """
 
 import dataclasses
@@ -49,13 +50,13 @@ def paired_rows(
   """Returns rows of quality, and of the mean differences between pairs of clips with their bounds.
 
   Args:
-    measures: the available networks; a row whose network is missing has no value.
+    measures: the available networks; each missing network has one row without a value.
     codec: the codec. Continuations have no reference text, so the recognized words are compared
       with those after another pass through the codec.
     sounds: two sets of continuations of the same prompts with the same seeds, by name: first with
       the change, then without the change. The sample rate is that of the codec.
     prompts: the prompts.
-    speakers: speaker of each prompt; with only one speaker, the rows of the speaker are omitted.
+    speakers: speaker of each prompt; with only one speaker, the rows of `SPEAKER` are omitted.
   """
   rate = codec.spec.sample_rate
   found = dataclasses.replace(measures, recognizer=None).describe_all(sounds, rate)
@@ -123,7 +124,7 @@ def _ratio_difference(
 def _hits(
   found: Sequence[Description], table: Float[np.ndarray, "prompts dim"], speakers: Sequence[str]
 ) -> Float[np.ndarray, "clips"]:
-  """Returns 1 for a clip if the prompt with the nearest voice is by the clip's speaker, else 0.
+  """Returns 1 for each clip whose nearest prompt, by voice, is by the clip's speaker, else 0.
 
   Args:
     found: descriptions of the clips.

@@ -47,7 +47,8 @@ def read_pairs(source: str | os.PathLike[str]) -> list[SoundPair]:
   """Reads the pairs of a folder or manifest.
 
   Raises:
-    DataError: the source has none of the layouts, or a file is missing.
+    DataError: the source has none of the layouts, a pair is incomplete, or a file is missing.
+    UserError: the manifest is not text.
   """
   source = Path(source)
   if source.name == "gold.csv" or (source / "gold.csv").is_file():
@@ -69,7 +70,10 @@ def read_pairs(source: str | os.PathLike[str]) -> list[SoundPair]:
 
 
 def _zerospeech(folder: Path) -> Iterator[SoundPair]:
-  """Yields pairs of rows with equal id and voice; sBLIMP has types, sWUGGY has frequencies."""
+  """Yields the pairs of `gold.csv`, whose two rows have the same id and voice.
+
+  The category of a pair is its type (sBLIMP) or the frequency of its word (sWUGGY).
+  """
   try:
     with open(folder / "gold.csv", encoding="utf-8", newline="") as file:
       rows = list(csv.DictReader(file))

@@ -19,6 +19,8 @@ def pitch_track(
 ) -> Float[np.ndarray, " frames"]:
   """Returns the pitch in Hz every 10 ms; NaN for unvoiced frames.
 
+  Frames below -80 dB, or 40 dB below the loudest frame, are unvoiced.
+
   Args:
     waveform: the samples.
     sample_rate: sample rate in Hz.

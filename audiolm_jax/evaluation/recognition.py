@@ -140,7 +140,11 @@ class Whisper:
     return [Phrase(segment.text, math.exp(segment.avg_logprob)) for segment in segments]
 
   def normalise(self, text: str) -> str:
-    """Returns the text with standard spellings of numbers, abbreviations and British words."""
+    """Returns the text as Whisper's normalizers write it.
+
+    English gets standard spellings of numbers, abbreviations and British words. Other languages get
+    lower case without punctuation.
+    """
     return self._normalizer(text)
 
 
@@ -162,19 +166,22 @@ def text_of(phrases: Sequence[Phrase]) -> str:
 
 
 def normalised_words(text: str) -> list[str]:
-  """Splits a text at spaces, punctuation and hyphens into lower-case words with apostrophes."""
+  """Returns the lower-case words of a text; a word has letters, digits and inner apostrophes."""
   return re.findall(
     r"[^\W_]+(?:'[^\W_]+)*", text.casefold().replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")
   )
 
 
 def word_errors(reference: str, recognized: str) -> ErrorCount:
-  """Returns the number of word errors of a transcript, and of words of the reference."""
+  """Returns the number of word errors of a transcript and the number of words of the reference."""
   return _errors(normalised_words(reference), normalised_words(recognized))
 
 
 def character_errors(reference: str, recognized: str) -> ErrorCount:
-  """Returns the number of character errors, with one space between words; see `word_errors`."""
+  """Returns the number of character errors and the number of characters of the reference.
+
+  Both texts are normalised to words with one space between them.
+  """
   return _errors(*(list(" ".join(normalised_words(text))) for text in (reference, recognized)))
 
 

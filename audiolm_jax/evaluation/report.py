@@ -49,7 +49,7 @@ class Row:
 
   @property
   def verdict(self) -> str:
-    """The target that is reached, "aim" or "floor", else "short"; empty if there is no target."""
+    """The better of "aim" and "floor" that the value reaches, else "short"; "" if both are None."""
     if self.floor is None and self.aim is None:
       return ""
     if self._reaches(self.aim):
@@ -68,7 +68,15 @@ class Row:
     return self.values
 
   def over(self, clips: Sequence[int], label: str) -> "Row":
-    """Returns the row over some clips, without floor and aim; `label` is appended to `of`."""
+    """Returns the row over the clips with these indices, without floor and aim.
+
+    Args:
+      clips: indices of the clips.
+      label: text to append to `of`.
+
+    Raises:
+      ValueError: see `clip_values`.
+    """
     values = self.clip_values[np.asarray(clips, int)]
     return row_of(self.metric, values, self.of + label, note=self.note)
 
@@ -155,7 +163,7 @@ class Report:
 
   @property
   def rows(self) -> dict[str, list[Row]]:
-    """The rows of each suite that ran, by the name of the suite."""
+    """The rows of each suite that has rows, by the name of the suite."""
     return {name: result.rows for name, result in self.results.items() if result.rows}
 
   def as_json(self) -> JsonDict:
@@ -188,7 +196,7 @@ def markdown_table(rows: Mapping[str, Sequence[Row]]) -> str:
 
 
 def write_json(path: str | os.PathLike[str], content: object) -> None:
-  """Writes dataclasses, arrays and plain values as JSON; NaN becomes null."""
+  """Writes dataclasses, arrays and plain values as JSON; NaN and infinity become null."""
   text = json.dumps(_plain(content), indent=2, ensure_ascii=False, allow_nan=False)
   with atomic_write(path) as file:
     file.write((text + "\n").encode())
@@ -206,7 +214,10 @@ def write_csv(path: str | os.PathLike[str], rows: Mapping[str, Sequence[Row]]) -
 
 
 def number(value: float) -> str:
-  """Returns a value as text: three digits, or a whole number from 1000 on; "none" for NaN."""
+  """Returns a value as text with three significant digits; "none" for NaN.
+
+  Values of 1000 or more in magnitude are rounded to whole numbers.
+  """
   if math.isnan(value):
     return "none"
   return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}"

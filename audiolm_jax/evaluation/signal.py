@@ -21,7 +21,7 @@ def log_mel_distance(
 ) -> float:
   """Returns the mean absolute difference of log-mel spectra, over windows of 256 to 2048 samples.
 
-  Levels below -80 dB of a full-scale sine count as -80 dB.
+  Levels below -80 dB relative to a full-scale sine count as -80 dB.
 
   Args:
     reference: the original.
@@ -84,7 +84,7 @@ def spectrogram(
 
 
 def si_sdr(reference: Float[np.ndarray, "_"], estimate: Float[np.ndarray, "_"]) -> float:
-  """Returns the scale-invariant signal-to-distortion ratio in dB; NaN for a silent reference.
+  """Returns the scale-invariant signal-to-distortion ratio in dB; NaN for a constant reference.
 
   Source: Le Roux et al., SDR - half-baked or well done?, equation 5, after the means are removed.
   """
@@ -104,7 +104,7 @@ def stoi(
   estimate: Float[np.ndarray, " samples"],
   sample_rate: int,
 ) -> float:
-  """Returns the short-time objective intelligibility, 0 to 1; NaN for less than 0.4 s of speech.
+  """Returns the short-time objective intelligibility, at most 1; NaN for under 0.4 s of speech.
 
   Source: Taal et al., An algorithm for intelligibility prediction, 2011; package pystoi.
   """

@@ -3,8 +3,8 @@
 The embedding is not computed by a neural network. Its features are the long-term spectrum, the
 variation of the cepstra and the pitch of a piece of speech. They are projected by linear
 discriminant analysis, which is fitted to training speakers. The embedding is weaker than a
-pretrained neural embedding, so every result that uses it is reported with the same result for real
-speech.
+pretrained neural embedding, so every result that uses it is reported together with the result for
+real speech.
 """
 
 import dataclasses
@@ -64,7 +64,7 @@ def fit_speaker_model(
   dim: int = 48,
   shrinkage: float = 0.3,
 ) -> SpeakerModel:
-  """Fits the projection to pieces of 3 s from clips of known speakers.
+  """Fits the projection to the pieces that `segments` cuts from clips of known speakers.
 
   Args:
     clips: the clips.
@@ -114,11 +114,11 @@ def segments(clip: Float[np.ndarray, " samples"], sample_rate: int) -> list[Floa
 def voice_features(
   waveform: Float[np.ndarray, " samples"], sample_rate: int
 ) -> Float[np.ndarray, " features"]:
-  """Returns features of the loud frames of a piece of speech, independent of its level.
+  """Returns features of a piece of speech that do not depend on its level.
 
-  The features are the long-term mel spectrum in dB minus its mean (40 values), the standard
-  deviations of 20 cepstra and of their differences between frames (40 values), and the median of
-  the log pitch, its interquartile range and the share of voiced frames (3 values).
+  From the loud frames: the mean mel spectrum in dB minus its mean (40 values), and the standard
+  deviations of 20 cepstra and of their differences between frames (40 values). From all frames: the
+  median and the interquartile range of the log pitch, and the share of voiced frames (3 values).
   """
   window, hop = round(0.032 * sample_rate), round(0.01 * sample_rate)
   mel = signal.mel_decibels(waveform, sample_rate, window, hop, _MEL_BINS)
@@ -161,7 +161,7 @@ def found_among_candidates(
     embeddings: voices to identify, one for each clip.
     enrolled: voices of the candidates, one for each clip.
     speakers: speaker of each clip.
-    num_candidates: number of candidates, including the true speaker.
+    num_candidates: number of candidates, including the true speaker; at most all speakers.
     rng: random number generator that draws the other candidates, 20 times for each clip.
 
   Returns:

@@ -39,7 +39,9 @@ class SpeakerClassifier:
   params: Params
 
   def identify(self, waveform: Waveform) -> str:
-    """Returns the speaker with the highest mean log probability over windows that are not silent.
+    """Returns the speaker with the highest mean log probability over windows of one second.
+
+    Silent windows are ignored, unless all windows are silent.
 
     Args:
       waveform: samples at the classifier's sample rate.
@@ -64,7 +66,7 @@ def fit_speaker_classifier(
   learning_rate: float = 2e-3,
   seed: int = 0,
 ) -> SpeakerClassifier:
-  """Trains a classifier on random windows of one second; all speakers have equal probability.
+  """Trains a classifier on random windows of one second, equally often from each speaker.
 
   Args:
     clips: clips, encoded and decoded by the codec, at the classifier's sample rate. Clips that are

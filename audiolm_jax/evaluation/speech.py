@@ -190,7 +190,7 @@ def word_rows(
 
 
 def opinion_rows(described: Mapping[str, Sequence[Description]]) -> list[Row]:
-  """Returns mean opinion scores for each kind of sound; kinds without scores are omitted."""
+  """Returns mean opinion scores for each kind of sound; omits kinds in which a clip has none."""
   rows = []
   for name, metric in OPINIONS.items():
     for kind, found in described.items():
@@ -210,14 +210,14 @@ def speaker_rows(
 
   Args:
     described: descriptions of the processed clips, by the name of the processing.
-    recordings: descriptions of the unprocessed clips.
+    recordings: descriptions of the unprocessed clips, in the same order.
     speakers: speaker of each clip.
     better: direction in which the values improve; `LOWER` if processing should remove the voice.
 
   Returns:
     For each kind of sound, the cosine of each clip with its own recording. If there are several
-    speakers, also how often the nearest recording is by the clip's speaker. Empty if a recording
-    has no speaker embedding.
+    speakers, also how often the nearest recording is by the clip's speaker. Empty without
+    recordings or if one has no speaker embedding.
   """
   known = [one.voice for one in recordings if one.voice is not None]
   if not known or len(known) < len(recordings):

@@ -16,7 +16,7 @@ class Estimate:
   """A statistic and its 95 % interval.
 
   Attributes:
-    value: the statistic of all observations; NaN if there are no observations.
+    value: the statistic of all observations; NaN if it is undefined.
     low: lower end of the bootstrap interval.
     high: upper end of the bootstrap interval.
     n: number of independent observations (clips, sentences) that are not NaN.
@@ -72,7 +72,7 @@ def bootstrap_estimate(
   *,
   reflected: bool = True,
 ) -> Estimate:
-  """Returns the value of any statistic of `n` observations with a bootstrap interval.
+  """Returns a statistic of `n` observations with a bootstrap interval; NaN if `n` is 0.
 
   Args:
     statistic: function that receives indices of observations, possibly with repeats, and returns

@@ -55,12 +55,12 @@ class Reading:
 class TripleReport:
   """Results that show whether tokens depend on the sentence rather than on the speaker.
 
-  A triple is a reading, the same sentence by another speaker, and another sentence by the same
-  speaker.
+  A triple is a first reading, a second reading of the same sentence by another speaker, and a third
+  reading of another sentence by the same speaker as the first.
 
   Attributes:
-    accuracy: share of triples in which the first reading is nearer to the same sentence than to the
-      same speaker; ties count half. The interval is over sentences.
+    accuracy: share of triples in which the first reading is nearer to the second reading than to
+      the third; ties count half. The interval is over sentences.
     same_sentence: mean distance between readings of one sentence by two speakers.
     same_speaker: mean distance between readings of two sentences by one speaker.
     num_triples: number of triples.

@@ -77,7 +77,7 @@ def key_activity(
 
 @functools.lru_cache(maxsize=4)
 def _combs(sample_rate: int, window: int) -> Float[np.ndarray, "bins keys"]:
-  """Returns the harmonic comb of each key, with sum 1 and the partials of a Hann window."""
+  """Returns the harmonic comb of each key: partials as wide as a Hann window's lobe, with sum 1."""
   bins = np.arange(window // 2 + 1)[:, None]
   pitch = 440.0 * 2 ** ((np.arange(LOWEST_KEY, HIGHEST_KEY + 1) - 69) / 12)
   combs = np.zeros((len(bins), len(pitch)))

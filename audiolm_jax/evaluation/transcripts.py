@@ -16,7 +16,9 @@ def read_field(manifest: str | os.PathLike[str], field: str) -> dict[str, str]:
   Returns an empty dictionary if `manifest` is a folder.
 
   Raises:
-    DataError: a row is not a JSON object with a path.
+    DataError: a row is not a JSON object, or has a value but no path.
+    OSError: the manifest cannot be read.
+    UserError: the manifest is not text, or the store of a URL cannot be reached.
   """
   if storage.is_folder(manifest):
     return {}
@@ -52,6 +54,10 @@ def read_transcripts(source: str | os.PathLike[str]) -> dict[str, str]:
 
   Returns:
     Transcripts by clip id for a manifest, by file name without suffix for a folder.
+
+  Raises:
+    OSError: a file cannot be read.
+    UserError: a file is not text, a row of the manifest is not valid, or a store cannot be reached.
   """
   if not storage.is_folder(source):
     return read_field(source, "text")

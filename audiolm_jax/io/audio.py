@@ -43,6 +43,7 @@ def read_audio(
   Raises:
     AudioError: the file is missing, not audio, truncated, damaged or empty; its sample rate is not
       supported; or a sample is NaN, infinite or above 10 in absolute value.
+    UserError: the store of a URL cannot be reached.
   """
   with opened(path) as file:
     limit = None if seconds is None else max(1, round(seconds * file.sample_rate))
@@ -55,11 +56,11 @@ def read_blocks(
 ) -> Generator[Float[np.ndarray, "_block"], None, None]:
   """Yields an audio file, resampled to `sample_rate` Hz, in blocks of `block_samples` samples.
 
-  The concatenated blocks equal the waveform of `read_audio` after `resample`. Only the last block
-  may be shorter. Memory use does not depend on the length of the file.
+  Except for rounding errors, the concatenated blocks equal the waveform of `read_audio` after
+  `resample`. Only the last block may be shorter. A longer local file does not need more memory.
 
   Raises:
-    AudioError: see `read_audio`; an error late in a file is raised when its block is read.
+    AudioError, UserError: see `read_audio`; an error late in a file is raised at its block.
   """
   with opened(path) as file:
     pending = np.zeros(0, np.float32)
@@ -75,7 +76,7 @@ def read_blocks(
 def load_audio(
   path: str | os.PathLike[str], sample_rate: int, *, seconds: float | None = None
 ) -> Float[np.ndarray, " samples"]:
-  """Reads an audio file as one channel at `sample_rate`; needs memory for the result only.
+  """Reads an audio file as one channel at `sample_rate` Hz; resamples it block by block.
 
   Args:
     path: the file.
@@ -83,7 +84,7 @@ def load_audio(
     seconds: maximum duration to read from the beginning; None for the whole file.
 
   Raises:
-    AudioError: see `read_audio`.
+    AudioError, UserError: see `read_audio`.
   """
   with opened(path) as file:
     limit = None if seconds is None else max(1, round(seconds * file.sample_rate))
@@ -100,7 +101,9 @@ def load_audio(
 
 
 class SlicedAudio(SlicedBlocks):
-  """An audio file of any length as one channel, which is read in slices in bounded memory.
+  """An audio file of any length as one channel, which is read in slices.
+
+  The memory contains the blocks of the current slice and, for a URL, the encoded file.
 
   It can replace the array of `load_audio` if slices are taken in increasing order; the slices may
   overlap. The constructor reads the file once to determine its length. Each series of slices in
@@ -116,6 +119,7 @@ class SlicedAudio(SlicedBlocks):
 
   Raises:
     AudioError: see `read_audio`; also raised by a slice if the file has become shorter.
+    UserError: see `read_audio`.
   """
 
   def __init__(self, path: str | os.PathLike[str], sample_rate: int):
@@ -240,7 +244,7 @@ def read_tags(path: str | os.PathLike[str]) -> list[dict[str, str]]:
   A file has several streams if it was made by concatenating files.
 
   Raises:
-    AudioError: the file cannot be opened as an audio file.
+    AudioError, UserError: see `audio_file.opened`.
   """
   with opened(path) as file:
     return file.tags()
@@ -294,7 +298,7 @@ def as_waveform(
 
 
 def check_readable(path: str | os.PathLike[str]) -> None:
-  """Raises `AudioError` if `path` cannot be opened as an audio file."""
+  """Raises `AudioError` or `UserError` if `path` cannot be opened, see `audio_file.opened`."""
   with opened(path):
     pass
 

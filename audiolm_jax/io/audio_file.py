@@ -35,7 +35,7 @@ class AudioFile:
 
   Args:
     path: path of the file, for messages.
-    content: the encoded path or the content of the file, to open the whole file unchanged.
+    content: the path as bytes, or the content of the file; used to open the whole file unchanged.
     file: the open file, to read the sections of parts.
     parts: the streams of the file, from `containers.parts_of`.
 
@@ -161,7 +161,7 @@ class AudioFile:
       yield from self._last_samples(part, done)
 
   def _last_samples(self, part: pieces.Part, done: int) -> Iterator[np.ndarray]:
-    """Yields the samples from `done` to the last complete frame; the last frame is incomplete."""
+    """Yields the samples from sample `done` to the end of the last complete frame of a part."""
     with self._sound(part) as sound, contextlib.suppress(soundfile.SoundFileError):
       while done:
         done -= len(sound.read(min(done, _BLOCK_FRAMES), dtype="float32", always_2d=True))
@@ -307,7 +307,7 @@ def check_rate(rate: int, name: str) -> None:
 
 
 def _check_whole(file: soundfile.SoundFile, path: object) -> None:
-  """Raises `AudioError` if the file is shorter than its header states."""
+  """Raises `AudioError` if the file is over 0.01 s shorter than its header states."""
   # libsndfile corrects such a header without an error; only its log in `extra_info` has the sizes.
   log = _CORRECTED_SIZE.search(file.extra_info)
   if log:

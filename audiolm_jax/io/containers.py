@@ -2,8 +2,8 @@
 
 The header of a stream states its length. This length may be an estimate (MP3), unknown (0 or -1, if
 the writer was stopped), or the length of only the first of several concatenated files. libsndfile
-reads no more than the stated length. `parts_of` therefore returns the streams with new headers, so
-that libsndfile reads to the end of the data.
+reads no more than the stated length. In these cases, `parts_of` returns the streams with new
+headers, so that libsndfile reads to the end of the data.
 """
 
 import itertools
@@ -31,7 +31,7 @@ def parts_of(file: BinaryIO, name: str, estimate: Callable[[], int]) -> list[Par
       unchanged file.
 
   Raises:
-    AudioError: the data are damaged or truncated.
+    AudioError: the data are damaged or truncated; see also `mpeg_parts`.
   """
   reader = Reader(file)
   start = end_of_id3(reader, 0)
@@ -141,10 +141,10 @@ def _ogg_parts(reader: Reader, start: int, name: str) -> list[Part]:
 
 
 def ogg_checksum(page: bytes) -> bytes:
-  """Returns the checksum (CRC) of an Ogg page; bytes of the stored checksum count as 0.
+  """Returns the checksum (CRC) of an Ogg page, in which the stored checksum counts as 0.
 
-  It is computed by `zlib.crc32` without the inversions of the initial and the final value. The bits
-  of each input byte and of the result are in reverse order.
+  The checksum is `zlib.crc32` without the inversions of the initial and the final value, and with
+  the bits of each input byte and of the result in reverse order.
   """
   content = (page[:22] + bytes(4) + page[26:]).translate(_REVERSED)
   crc = zlib.crc32(content, 0xFFFFFFFF) ^ 0xFFFFFFFF
@@ -241,7 +241,7 @@ def _chunked_part(reader: Reader, form: _Container, start: int) -> tuple[Part, i
 
 
 def _is_leftover(reader: Reader, position: int) -> bool:
-  """Returns whether a tag starts at a position, or fewer than 4096 bytes follow the position."""
+  """Returns whether a tag starts at a position, or fewer than 4096 bytes remain from it on."""
   rest = reader.at(position, _LEFTOVER)
   return len(rest) < _LEFTOVER or rest.startswith(_TAGS)
 

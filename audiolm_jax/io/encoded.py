@@ -22,10 +22,10 @@ class Encoded:
 
   @property
   def semantic(self) -> Any:
-    """Semantic tokens [steps] in [0, num_clusters); () if there are no semantic tokens."""
+    """The semantic tokens, in [0, num_clusters); () if there are none."""
     return self.streams.get(SEMANTIC, ())
 
   @property
   def codes(self) -> Any:
-    """Acoustic codes [frames, quantizers] in [0, codebook_size), coarse levels first."""
+    """The acoustic codes, in [0, codebook_size), with coarse levels first in the last axis."""
     return self.streams[CODES]

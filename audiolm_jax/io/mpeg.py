@@ -1,6 +1,7 @@
 """MPEG audio (MP3): frames that begin with a header, and tags before, between and after frames.
 
-The first frame of a stream may be a "Xing" frame, which is silent and states the number of frames.
+The first frame of a stream may be a "Xing" frame, which is silent and can state the number of
+frames.
 """
 
 import dataclasses
@@ -46,7 +47,7 @@ _BITRATES = {
 
 
 def mpeg_header(head: bytes) -> _Header | None:
-  """Returns the frame header at the beginning of `head`, or None if it is not a valid header."""
+  """Returns the frame header at the beginning of `head`; None if there is no supported header."""
   if len(head) < 4 or head[0] != 0xFF or head[1] & 0xE0 != 0xE0:
     return None
   version, layer = head[1] >> 3 & 3, 4 - (head[1] >> 1 & 3)

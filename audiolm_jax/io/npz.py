@@ -40,8 +40,9 @@ class Arrays(Mapping[str, np.ndarray]):
     most_arrays: largest accepted number of arrays.
 
   Raises:
-    ValueError: the file or an array is damaged, has a type that is not supported, or is too large.
-      An access to an array can raise the same error. The message is one line.
+    ValueError: the file is damaged or too large, has more than `most_arrays` arrays, or has an
+      array of an unsupported type. An access to a damaged array raises the same error. The message
+      is one line.
   """
 
   def __init__(self, file: BinaryIO, most_arrays: int = 256):

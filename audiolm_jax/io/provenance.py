@@ -31,7 +31,7 @@ class Provenance:
     sample: index of the sample among the samples of this seed, from 0.
     prompt_seconds: length of the prompt at the beginning of the file in seconds.
     prompt_audio: "codec" if the prompt was encoded and decoded by the codec, "original" if the
-      prompt is the original recording.
+      prompt is the original recording, "none" if the file does not contain the prompt.
     watermark: strength of the watermark in the sampled codes; 0 for no watermark.
     version: version of this package.
   """
@@ -53,11 +53,11 @@ class Provenance:
 
 
 def read_provenance(path: str | os.PathLike[str]) -> Provenance | None:
-  """Returns how an audio file was generated, or None if no stream of the file has this metadata.
+  """Returns how an audio file was generated; None if no stream has valid metadata of this kind.
 
   Raises:
     AudioError: the file is missing or is not an audio file.
-    UserError: `path` is not a path, or is empty.
+    UserError: `path` is not a path or is empty, or the store of a URL cannot be reached.
   """
   path = arguments.path(path, "path", "the name of an audio file")
   for tags in audio.read_tags(path):

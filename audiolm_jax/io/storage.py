@@ -235,11 +235,11 @@ def make_folder(path: PathLike) -> None:
 def list_files(folder: PathLike) -> list[Entry]:
   """Returns all files below a folder, sorted by name; hidden files and folders are skipped.
 
-  Links to folders are followed, but no folder is searched twice. A link adds no files if the folder
-  that it leads to contains the link or is below `folder`.
+  Links to folders are followed last, and no folder is searched twice.
 
   Raises:
-    UserError: a folder cannot be listed, or the store of a URL cannot be reached.
+    OSError: the folder of a URL cannot be listed.
+    UserError: a local folder cannot be listed, or the store of a URL cannot be reached.
   """
   return list_files_and_copies(folder)[0]
 
@@ -247,9 +247,9 @@ def list_files(folder: PathLike) -> list[Entry]:
 def list_files_and_copies(folder: PathLike) -> tuple[list[Entry], dict[str, str]]:
   """Returns the entries of `list_files`, and the names of duplicates.
 
-  An entry is a duplicate if it is a symbolic or hard link to the file of an earlier entry. The
-  second result maps the name of each duplicate to the name of the first entry of its file; it is
-  empty for a URL.
+  An entry is a duplicate if an earlier entry is the same file, because of symbolic or hard links.
+  The second result maps the name of each duplicate to the name of the first entry of the same file.
+  For a URL, duplicates are not detected.
   """
   if is_url(folder):
     with _filesystem(folder) as (filesystem, inner):

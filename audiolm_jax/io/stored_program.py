@@ -42,9 +42,10 @@ _NOT_IN_PROGRAMS = ("cache", "log", "dump", "traceback")
 class StoredProgram(Generic[Result]):
   """A function under `jax.jit` whose compiled programs are also stored on disk.
 
-  A program is not stored in these cases: the compilation cache is off; JAX runs on an accelerator;
-  the call is inside another traced function; an argument is committed to a device; a static
-  argument has a class of another package, because the key does not include its source code.
+  A program is not stored in these cases: JAX does not use the folder of `compilation_cache`; JAX
+  runs on an accelerator; the call is inside another traced function; an argument is committed to a
+  device; an argument is or contains a dataclass of another package, because the key does not
+  include its source code.
 
   Args:
     function: the function to compile; it must read only its arguments and constants of this
@@ -87,6 +88,8 @@ class StoredProgram(Generic[Result]):
 
   def prepare(self, *args: object) -> None:
     """Starts to load or compile, in the background, the program that a call with `args` needs.
+
+    Does nothing if the program is not stored.
 
     Args:
       args: the arguments of the call; only the shapes and types of arrays are used.
@@ -175,7 +178,7 @@ def _load(path: Path) -> Compiled | None:
 
 
 def is_on() -> bool:
-  """Returns whether programs are stored: the compilation cache is on and JAX runs on a CPU."""
+  """Returns whether JAX runs on a CPU and uses the folder of `compilation_cache`."""
   folder = compilation_cache.cache_folder()
   return (
     folder is not None
@@ -192,7 +195,7 @@ def _is_storable(args: Sequence[object]) -> bool:
 
 
 def _is_foreign(x: object) -> bool:
-  """Returns whether a dataclass, or a dataclass in its fields, is defined in another package."""
+  """Returns whether `x` is or contains a dataclass that is defined in another package."""
   if not dataclasses.is_dataclass(x):
     return False
   fields = [getattr(x, field.name) for field in dataclasses.fields(x)]
@@ -213,7 +216,7 @@ def _shape(leaf: object) -> object:
 
 
 class _Background:
-  """Runs tasks one by one in a background thread; starts no task after the main thread ended."""
+  """Runs tasks one by one in a background thread, until the main thread has ended."""
 
   def __init__(self):
     self._tasks: collections.deque[Callable[[], None]] = collections.deque()

@@ -35,8 +35,8 @@ def content(
   """Yields the content of an audio file of one channel in pieces, which are never empty.
 
   A WAV file equals the file of `audio.write_audio`. FLAC and MP3 files lack header fields that an
-  encoder can write only at the end: the checksum of FLAC, and the encoder delay of MP3. Because
-  players cannot remove this delay, an MP3 file begins with about 0.1 s of silence.
+  encoder can write only at the end, such as the checksum of FLAC and the encoder delay of MP3.
+  Because players cannot remove this delay, an MP3 file begins with about 0.1 s of silence.
 
   Args:
     blocks: blocks of samples; values outside [-1, 1] are clipped.
@@ -90,7 +90,7 @@ def _wav_header(sample_rate: int, samples: int, tags: Mapping[str, str]) -> byte
 def _opened(
   target: Any, form: str, sample_rate: int, tags: Mapping[str, str]
 ) -> soundfile.SoundFile:
-  """Returns a file with tags that is open for writing samples."""
+  """Opens an audio file for writing, and sets its tags unless the format is PCM."""
   if form == PCM:
     return soundfile.SoundFile(target, "w", sample_rate, 1, "PCM_16", format="RAW", endian="LITTLE")
   container, subtype = audio.check_output_format(f"audio.{form}")

@@ -1,4 +1,4 @@
-"""Checks the waveforms that callers pass, in any layout, and averages their channels."""
+"""Checks the waveforms that callers pass, and averages their channels."""
 
 from typing import SupportsIndex
 

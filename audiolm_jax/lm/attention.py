@@ -63,7 +63,7 @@ class Cache(NamedTuple):
     return Cache(function(self.keys, 3), function(self.values, 2))
 
   def empty(self, length: int) -> "Cache":
-    """Returns a cache of zeros with `length` positions, at most the length of this cache."""
+    """Returns a cache of zeros with `length` positions, which must not exceed `self.length`."""
     return self.map(lambda x, axis: jnp.zeros_like(lax.slice_in_dim(x, 0, length, axis=axis)))
 
   def write(self, new: "Cache", start: Int[Array, ""] | np.int32) -> "Cache":
@@ -78,7 +78,7 @@ def relative_buckets(length: int, num_buckets: int, max_distance: int) -> Int[np
   """Returns the bucket of each distance 0 .. length - 1 between a query and an earlier key.
 
   Each bucket in the first half contains one distance. Each bucket in the second half contains a
-  range of distances; the ranges grow logarithmically up to `max_distance`. The last bucket also
+  range of distances; the ranges grow geometrically up to `max_distance`. The last bucket also
   contains all larger distances.
 
   Source: T5 (arXiv 1910.10683), section 2.1, the unidirectional case.
@@ -112,8 +112,10 @@ def copy_per_shard(
 ) -> Float[Array, "shards heads buckets"]:
   """Returns one copy of the table per shard of the batch, or one copy without a mesh.
 
-  Each device sums the gradient of its copy, so devices exchange gradients of the size of the table.
-  With a single table, they would exchange gradients of each block of biases [heads, queries, keys].
+  If the number of shards does not divide `batch`, the number of copies is their greatest common
+  divisor. Each device sums the gradient of its copy, so devices exchange gradients of the size of
+  the table. With a single table, they would exchange gradients of each block of biases [heads,
+  queries, keys].
   """
   spec = nn.logical_to_mesh_axes(("batch",))
   split = spec[0] if spec else None
@@ -127,7 +129,7 @@ def copy_per_shard(
 def bias_block(
   bias: Float[Array, "shards heads length"], start: int, count: int
 ) -> Float[Array, "shards heads count keys"]:
-  """Returns the sum of bias and causal mask for a block of queries and the keys up to their end.
+  """Returns the sum of bias and causal mask for a block of queries and the keys up to its end.
 
   The queries are `start .. start + count - 1`, the keys are `0 .. start + count - 1`. For start 1,
   count 2 and the bias b by distance, the result of each head is:
@@ -162,13 +164,14 @@ def causal_attention(
   biases: Sequence[Float[Array, "shards heads _ _"]],
   key_mask: Bool[Array, "batch length"] | None,
 ) -> Float[Array, "batch length kv_heads group head_dim"]:
-  """Returns the attention output for every position, from this and earlier positions.
+  """Returns the attention output for every position, one block of queries at a time.
 
   Args:
     query: queries; the heads of a group share their keys and values.
     key_values: keys and values.
-    biases: result of `bias_blocks` for `length`. A single head of biases applies to all heads. Each
-      shard applies to an equal part of the batch.
+    biases: for each block of queries, the sum of bias and mask [shards, heads, queries, keys], such
+      as the result of `bias_blocks`. The keys of a block begin at position 0. A single head of
+      biases applies to all heads. Each shard applies to an equal part of the batch.
     key_mask: False on keys to mask (padding on the left); None without padding.
   """
   batch, groups = query.shape[0], query.shape[3]

@@ -1,7 +1,7 @@
 """Attention weights of a stage, for inspection.
 
-Training and sampling do not store attention weights. This module captures queries, keys and biases
-in a forward pass by Flax, and computes the weights from these values.
+Training and sampling do not store attention weights. This module captures the queries, keys and
+biases of a forward pass and computes the weights from these values.
 """
 
 import dataclasses

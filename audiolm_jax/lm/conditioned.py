@@ -3,10 +3,11 @@
     source    text, as characters     ──encoder──▶ hidden states of the whole source
     targets   z_1 z_2 ... z_n END     ──decoder──▶ each token, from the source and earlier tokens
 
-The end token lets the model determine the length. With the target "text", the stage recognizes
-speech: its source is the semantic tokens of a clip, and its targets are the characters. Without a
-source ("nothing"), the stage is pretrained: a random part of the semantic tokens of a clip is
-deleted, the encoder reads the other tokens, and the targets are all tokens of the clip.
+The source can also be the semantic tokens of another recording. The end token lets the model
+determine the length. With the target "text", the stage recognizes speech: its source is the
+semantic tokens of a clip, and its targets are the characters. Without a source ("nothing"), the
+stage is pretrained: a random part of the semantic tokens of a clip is deleted, the encoder reads
+the other tokens, and the targets are all tokens of the clip.
 """
 
 import dataclasses
@@ -205,7 +206,7 @@ class ConditionedSpec(StageSpec):
 
   @property
   def streams(self) -> dict[str, Stream]:
-    """All streams of an example, by key; text and transcript stages train on the same pairs."""
+    """All streams of an example, by key; transcript and text stages have the same streams."""
     return by_key([*self._sources, TEXT if self.is_transcript else self.writes])
 
   @property
@@ -270,9 +271,9 @@ class ConditionedSpec(StageSpec):
     return found
 
   def numbers_of(self, streams: Mapping[str, Stream]) -> dict[str, Any]:
-    """Returns vocabulary and rate of semantic tokens, and those of a semantic source if different.
+    """Returns vocabulary and rate of semantic tokens, by field name.
 
-    The result maps names of fields to values.
+    If the vocabulary or rate of a semantic source differs, it is included too.
     """
     semantic = {key: stream for key, stream in streams.items() if key == SEMANTIC}
     found = vocabularies_and_rates(semantic)
@@ -343,6 +344,7 @@ class ConditionedSpec(StageSpec):
 
     Raises:
       DataError: the source is empty or too long, or has characters that are not in `characters`.
+      UserError: the numbers in a text cannot be converted to words, see `text.normalized`.
     """
     if self.source is ConditionedSource.TEXT:
       words = text.normalized(text.of_code_points(tokens), self.language)
@@ -368,7 +370,8 @@ class ConditionedSpec(StageSpec):
       tokens: semantic tokens, or code points of a text.
 
     Raises:
-      DataError: the text is too long, or has characters that are not in `characters`.
+      DataError: the text is empty or too long, or has characters that are not in `characters`.
+      UserError: the numbers in the text cannot be converted to words, see `text.normalized`.
     """
     if not self.is_transcript:
       return np.asarray(tokens, np.int32)
@@ -382,7 +385,7 @@ class ConditionedSpec(StageSpec):
     return found
 
   def target_tokens(self, classes: Int[np.ndarray, "length"]) -> Int[np.ndarray, "length"]:
-    """Returns the tokens of the stream `writes` from classes; inverts `target_classes`."""
+    """Returns the tokens of the stream `writes` from classes; a text remains normalised."""
     if not self.is_transcript:
       return classes
     return text.code_points("".join(self.characters[place] for place in classes))
@@ -397,11 +400,14 @@ class ConditionedSpec(StageSpec):
     return config.shape()
 
   def is_frozen(self, config: ModelConfig) -> bool:
-    """Returns whether training does not update some of the parameters."""
+    """Returns whether training updates only the source embedding and layers of the encoder."""
     return config.trained_encoder_layers is not None
 
   def accepts_params_of(self, other: StageSpec) -> bool:
-    """Returns whether this stage can use the parameters of `other`; the source may differ."""
+    """Returns whether this stage can use the parameters of the stage `other`.
+
+    The source, the language and the maximum lengths may differ.
+    """
     fields = ("name", "num_clusters", "semantic_rate", "characters", "source_size", "target")
     return isinstance(other, ConditionedSpec) and all(
       getattr(self, name) == getattr(other, name) for name in fields

@@ -22,7 +22,7 @@ def conditioned_loss(
   key: Key[Array, ""] | None = None,
   z_loss: float = 0.0,
 ) -> tuple[Float[Array, ""], Metrics]:
-  """Returns the mean cross-entropy of targets and end tokens, with label smoothing.
+  """Returns the mean cross-entropy of targets, including end tokens, with label smoothing.
 
   Args:
     spec: the stage.

@@ -46,7 +46,7 @@ class DecoderContext(NamedTuple):
   Attributes:
     own: context of the self-attention to earlier targets.
     memory: output of the encoder.
-    places: positions of the source tokens in units of targets.
+    places: positions of the source tokens in units of targets, see `targets_per_source`.
     valid: False on padding of the source.
   """
 
@@ -57,7 +57,7 @@ class DecoderContext(NamedTuple):
 
 
 class ConditionedModel(nn.Module):
-  """Predicts semantic tokens and an end token from a source.
+  """Predicts targets and an end token from a source.
 
   Attributes:
     config: configuration of the model.
@@ -175,8 +175,9 @@ class _Stack(nn.Module):
 class CrossAttention(Attention):
   """Attention from targets to the source.
 
-  The positions of source tokens are scaled to units of targets. Rotary embeddings then represent
-  the distance between a source token and the expected position of a target in the source.
+  The position of a source token is multiplied by `targets_per_source`. The product is the expected
+  position of the targets of the token. Rotary embeddings represent the distance between a target
+  and this position.
   """
 
   def __call__(

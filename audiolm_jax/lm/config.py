@@ -48,9 +48,9 @@ class TransformerConfig(configs.Renewed):
     feed_forward: activation, see `FeedForward`.
     positions: representation of positions, see `Positions`.
     num_buckets: number of buckets of T5 positions.
-    max_distance: largest distance that T5 positions distinguish.
-    rotary_base: base of rotary positions; the longest wavelength is almost 2 pi times the base, in
-      tokens.
+    max_distance: all distances from this number on are in the same T5 bucket.
+    rotary_base: base of rotary positions; all wavelengths are between 2 pi and 2 pi times the base,
+      in positions.
     num_frame_embeddings: number of rows of a learned embedding table for frame ids; source and
       target tokens of the same time have equal frame ids. 0, as in the paper, for no such table.
     dropout_rate: rate of dropout on embeddings, inside feed-forward layers, and on the outputs of

@@ -20,7 +20,8 @@ class Projection(nn.Module):
     axes: logical names of the axes of the kernel.
     dtype: dtype of the operands and of the output; products are summed in float32.
     num_inputs: number of input axes.
-    scale: the standard deviation of the initial kernel is `scale / sqrt(inputs)`.
+    scale: the standard deviation of the initial kernel is `scale / sqrt(n)`, where n is the product
+      of the sizes of the input axes.
   """
 
   shape: tuple[int, ...]

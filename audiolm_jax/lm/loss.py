@@ -84,9 +84,10 @@ def _targets(
   tokens: Int[Array, "batch length"],
   weights: Float[Array, "batch length"],
 ) -> tuple[Array, Array, Array]:
-  """Returns `hidden`, `tokens` and `weights` at the target positions of each row, in whole frames.
+  """Returns `hidden`, `tokens` and `weights` at the target positions of each row.
 
-  The targets of a row begin after its separator, or at position 0 for a stage without source.
+  The targets of a row begin after its separator, or at position 0 for a stage without source. They
+  are cut to whole frames.
   """
   length = tokens.shape[1]
   count = spec.num_targets(length)

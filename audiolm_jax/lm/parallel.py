@@ -56,7 +56,7 @@ class LossTargets(enum.StrEnum):
 class MaskingConfig:
   """Settings of masking in training.
 
-  The share of masked codes is cos(u pi / 2), with u uniform in (0, 1).
+  In each example, a code is masked with probability cos(u pi / 2), with u uniform in (0, 1).
 
   Attributes:
     one_level_share: share of examples in which one random level is partly masked and all finer
@@ -66,7 +66,8 @@ class MaskingConfig:
       for the next coarser level. Below 1, coarser levels are selected more often, as in sampling,
       in which most passes are those of the coarsest levels.
     targets: see `LossTargets`.
-    prompt_share: share of examples that begin with a prompt, which is not masked.
+    prompt_share: share of examples that begin with a prompt, which is not masked. Pairs always have
+      a prompt.
     longest_prompt: maximum length of a prompt, as a share of the length of the example.
     semantic_dropout: share of examples without semantic tokens; needed for guidance in sampling.
 
@@ -104,15 +105,16 @@ class FillingConfig:
     passes: number of passes of each level, coarse to fine; the remaining levels have 1 pass. A
       level with 0 passes is drawn from the model output of the previous pass.
     temperatures: factor of the temperature at each level, coarse to fine; the last factor applies
-      to all remaining levels. With (1, 0), the most likely codes are chosen at all finer levels.
+      to all remaining levels. With (1, 0), the most likely codes are chosen at all levels after the
+      first.
     guidance: factor of the difference between the logits with and without semantic tokens; 1 for no
       guidance.
     guided_levels: number of coarsest levels with guidance, which doubles the time of a pass; None
       for all levels.
     choice_noise: scale of the Gumbel noise that is added to the confidences of drawn codes; the
       noise decreases linearly and is 0 in the last pass of a level.
-    overlap_seconds: seconds of existing audio that a window contains; None for the overlap of the
-      call. A shorter overlap takes less time per second of audio.
+    overlap_seconds: seconds of existing audio that a window contains; None for the value of
+      `CascadeOptions.overlap_seconds`. A shorter overlap takes less time per second of audio.
     voice_seconds: seconds from the beginning of the prompt that are put before each window that
       does not contain them, so that the voice does not drift. The model should be trained on pairs
       (`pair_share`), whose prompts are not adjacent to the audio after them.
@@ -321,7 +323,7 @@ class ParallelSpec(StageSpec):
     return ParallelConfig
 
   def check_config(self, config: ParallelConfig) -> None:
-    """Raises a `ConfigError` if a field has values for more levels than the codes have."""
+    """Raises a `ConfigError` if weights, passes or temperatures are given for too many levels."""
     for name, values in (
       ("level_weights", config.level_weights),
       ("passes", config.filling.passes),

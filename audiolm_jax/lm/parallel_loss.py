@@ -88,8 +88,8 @@ def parallel_loss(
 ) -> tuple[Float[Array, ""], Metrics]:
   """Returns the weighted mean over levels of the cross-entropy of hidden codes.
 
-  The loss also contains the squared error of the predicted point. The output layer of a level reads
-  all codes of coarser levels in the same frame, including hidden codes.
+  For geometry heads, the loss also contains the squared error of the predicted point. The output
+  layer of a level reads all codes of coarser levels in the same frame, including hidden codes.
 
   Args:
     spec: the stage.

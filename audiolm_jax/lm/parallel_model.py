@@ -1,8 +1,8 @@
 """The model of the parallel stage: a bidirectional transformer that predicts hidden codes.
 
     input of a frame    the sum of: the embeddings of its known codes, a mask embedding for each
-                        hidden code, the embedding of its semantic token, and a projection of the
-                        sum of the codebook vectors of its known codes
+                        hidden code, the embedding of its semantic token, and (not for plain heads)
+                        a projection of the sum of the codebook vectors of its known codes
     output at level q   W_q h + beta_q (r . c_k - |c_k|^2 / 2) for each code k of the level, where
                         r = P h + P_q h - the sum of the codebook vectors of the coarser codes
 

@@ -115,19 +115,20 @@ class StageSpec(abc.ABC):
       record: tokens of the crop in every stream of `streams`.
 
     Raises:
-      DataError: a stream is missing, its values are out of range, or the crop is too long.
+      DataError: a stream is missing, lacks levels or has values out of range, or the crop is too
+        long.
     """
 
   def example_of_pair(self, prompt: Record, target: Record) -> Example:
     """Returns the arrays of `features` for a prompt and a target, two windows of one clip.
 
     Raises:
-      NotImplementedError: the stage has no field `pair_share`.
+      NotImplementedError: the stage cannot be trained on pairs.
     """
     raise NotImplementedError(f"the {self.name} stage has no examples of pairs")
 
   def filler(self, example: Example) -> Example:
-    """Returns a copy of an example whose loss weights are 0."""
+    """Returns a copy of an example, with loss weights of 0."""
     return {**example, self.weight_feature: np.zeros_like(example[self.weight_feature])}
 
   def numbers_of(self, streams: Mapping[str, Stream]) -> dict[str, Any]:
@@ -188,7 +189,7 @@ class StageSpec(abc.ABC):
     raise NotImplementedError(f"the {self.name} stage has no sampling settings")
 
   def is_frozen(self, config: ModelConfig) -> bool:
-    """Returns whether training does not update some of the parameters."""
+    """Returns whether training updates only some parameters; `CODEBOOKS` are not considered."""
     del config
     return False
 
@@ -206,7 +207,7 @@ class StageSpec(abc.ABC):
     return False
 
   def codebooks(self, config: ModelConfig, codebooks: object) -> np.ndarray:
-    """Returns the codebooks of the levels of the stage, which its parameters contain.
+    """Returns the codebooks that the parameters of the stage contain: those of its levels.
 
     Args:
       config: configuration of the model.
@@ -318,8 +319,8 @@ def configured(
     stated: values of fields by name, which have precedence; values of None are ignored.
 
   Raises:
-    DataError: the stage cannot be trained on the tokens, or a stated value differs from the value
-      of the tokens.
+    DataError: the stage cannot be trained on the tokens; or the tokens have another rate or
+      vocabulary than stated, or fewer levels.
   """
   stated = {name: value for name, value in stated.items() if value is not None}
   spec = dataclasses.replace(default, **stated)
@@ -334,7 +335,7 @@ def vocabularies_and_rates(streams: Mapping[str, Stream]) -> dict[str, Any]:
   """Returns vocabulary sizes and rates of semantic tokens and codes, by field name of the specs.
 
   Args:
-    streams: streams of the tokens by key; fields of absent streams are omitted.
+    streams: streams of the tokens by key; fields of absent streams and absent rates are omitted.
   """
   found: dict[str, Any] = {}
   for key, size, rate in (

@@ -58,7 +58,7 @@ class AutoregressiveSpec(StageSpec):
     num_target_quantizers: number of acoustic levels to predict, which follow the levels of the
       source; 0 if the targets are semantic tokens.
     crop_seconds: duration of a training example and of the longest window in sampling.
-    collapse_repeats: whether to drop repeated semantic tokens.
+    collapse_repeats: whether to drop semantic tokens that equal the previous token.
     longest_run: for a semantic stage that keeps repeats, the maximum number of equal tokens in a
       row, in training and in sampling; None for no limit. If training clips end with a pause, a
       stage without a limit learns that pauses never end.
@@ -115,7 +115,7 @@ class AutoregressiveSpec(StageSpec):
 
   @property
   def samples_in_time_order(self) -> bool:
-    """Whether codes are sampled in time order: the source contains no codes of later frames."""
+    """Whether each code is sampled after all codes of earlier frames; False for a coarse source."""
     return self.source is not Source.COARSE
 
   @property
@@ -220,7 +220,7 @@ class AutoregressiveSpec(StageSpec):
     return stack_layers(params) if config.scan_layers else params
 
   def amounts(self, batch: Batch) -> dict[str, float]:
-    """Returns the number of source and target tokens of a batch, without padding."""
+    """Returns {"tokens": number of source, separator and target tokens of a batch}."""
     return {"tokens": float(np.count_nonzero(batch["decoder_target_tokens"] != PAD))}
 
   def flops_per_step(self, config: ModelConfig, batch: ShapedBatch) -> float:
@@ -237,7 +237,10 @@ class AutoregressiveSpec(StageSpec):
     return Transformer(config, self.layout.vocab_size, deterministic)
 
   def num_targets(self, length: int) -> int:
-    """Returns the maximum number of targets in a row of `length` tokens, in whole frames."""
+    """Returns the largest number of target tokens in a row of `length` tokens.
+
+    The number is rounded down to whole frames.
+    """
     per_frame = max(self.num_target_quantizers, 1)
     return min(self.max_target_length, length) // per_frame * per_frame
 
@@ -356,7 +359,8 @@ def stage_sequence(
     have frame id 0.
 
   Raises:
-    DataError: an input is missing, or its values are outside of the stage's vocabulary.
+    DataError: an input is missing, has too few levels, or has values outside of the stage's
+      vocabulary.
   """
   given: Record = {k: v for k, v in ((SEMANTIC, semantic), (CODES, codes)) if v is not None}
   present = {key: s.of(given, f"the {spec.name} stage") for key, s in spec.streams.items()}
@@ -395,7 +399,7 @@ def stage_features(
     the frame id of the *target* at each position, which is known before the target is sampled.
 
   Raises:
-    DataError: the sequence is longer than `spec.max_length`, or `stage_sequence` raises the error.
+    DataError: the sequence is longer than `spec.max_length`; also see `stage_sequence`.
   """
   sequence = stage_sequence(spec, semantic, codes)
   count = len(sequence.tokens)
@@ -419,7 +423,8 @@ def stage_features(
 def semantic_frame_ids(spec: AutoregressiveSpec, first_step: int, count: int) -> np.ndarray:
   """Returns the frame ids of `count` semantic source tokens from step `first_step` on.
 
-  The ids are 0 if repeats are collapsed, because the tokens then have no position in time.
+  The ids are 0 if repeats are collapsed, because the tokens then have no position in time, and if
+  the stage predicts semantic tokens.
   """
   if spec.collapse_repeats or spec.predicts_semantic:
     return np.zeros(count, np.int32)

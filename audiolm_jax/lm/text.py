@@ -95,14 +95,17 @@ def normalized(text: str, language: str = ENGLISH) -> str:
 
 
 def sentences(text: str, longest: int) -> list[str]:
-  """Splits a normalised text into sentences; long sentences are also split after commas or words.
+  """Splits a normalised text into sentences, and long sentences into parts.
+
+  A long sentence is split after a comma, semicolon or colon; without these, after a word; and if
+  one word is too long, within the word.
 
   Args:
     text: a text from `normalized`.
-    longest: maximum number of characters of a part; longer sentences are split.
+    longest: maximum number of characters of a part, at least 1.
 
   Returns:
-    The parts that contain a letter or a digit.
+    The parts that contain a letter, a digit or an underscore.
   """
   found: list[str] = []
   for sentence in _SENTENCE_END.split(text):

@@ -102,7 +102,7 @@ class Transformer(nn.Module):
       padding: number of padding tokens on the left of each row, which are ignored.
 
     Returns:
-      The output of `hidden`, and the keys and values of each layer; both are arbitrary on padding.
+      The output of `hidden`, and the keys and values of each layer. On padding, both are arbitrary.
     """
     x = self._embed(tokens, frame_ids)
     positions = jnp.arange(tokens.shape[1])[None] - padding[:, None]
@@ -189,9 +189,9 @@ class Transformer(nn.Module):
     return self.dropout(x)
 
   def _rows(self, table, axis):
-    """Returns a table whose rows are not sharded over devices.
+    """Returns a table whose rows are not split over devices; devices may have different rows.
 
-    Collecting the table from the devices costs less than collecting the rows after a lookup.
+    Collecting the parts of all rows costs less than collecting parts of rows after a lookup.
     """
     return nn.with_logical_constraint(table.astype(self.config.dtype), (axis, None))
 

@@ -18,7 +18,8 @@ def read_centroids(path: str | os.PathLike[str]) -> Float[np.ndarray, "clusters 
 
   Raises:
     UserError: the file is missing, cannot be read, or is not a .npz file, such as a pickle.
-    DataError: the file has no array `centroids`, or the shape, dtype or values are invalid.
+    DataError: the file is damaged or has no array `centroids`, or the shape, dtype or values of the
+      array are invalid.
   """
   if not Path(path).is_file():
     raise UserError(f"{path} is not a file; give the centroids.npz of the model")

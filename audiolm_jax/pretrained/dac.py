@@ -154,7 +154,7 @@ def _unit_reach() -> int:
 
 
 def _cut(stride: int) -> int:
-  """Returns the samples that a strided convolution pads and its transpose removes at each end."""
+  """Returns the padding of a strided convolution at each end, which its transpose removes."""
   return -(-stride // 2)
 
 
@@ -211,9 +211,9 @@ class DacEncoder(nn.Module):
 class DacDecoder(nn.Module):
   """Maps latents to waveform, zero after the end of a row.
 
-  An odd stride gives `stride * length - 1` samples, because the padding at both ends is half the
-  stride, rounded up, and removes one sample too many. So the last samples of the last frame are
-  missing: 8 samples for the strides 2, 4, 5, 8.
+  A layer with an odd stride returns only `stride * length - 1` samples, because it cuts half the
+  stride, rounded up, at both ends. So the last samples of the last frame are missing: 8 samples for
+  the strides 2, 4, 5, 8.
   """
 
   config: DacConfig
@@ -351,7 +351,7 @@ def read_config(published: Json) -> DacConfig:
   """Returns the configuration from the `config.json` of a model of Hugging Face transformers.
 
   Raises:
-    ConfigError: the model is not a DAC, or a field is missing.
+    ConfigError: the model is not a DAC, a field is missing, or a value is not supported.
   """
   with fields_of(published, "dac"):
     return DacConfig(

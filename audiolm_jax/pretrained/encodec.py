@@ -44,7 +44,8 @@ def read_config(published: Json) -> EncodecConfig:
   """Returns the configuration from the `config.json` of a model of Hugging Face transformers.
 
   Raises:
-    ConfigError: the model is not a causal EnCodec of one channel, or a field is missing.
+    ConfigError: the model is not an EnCodec, a field is missing, or a value is not supported, such
+      as two channels.
   """
   with fields_of(published, "encodec", _FIXED, "facebook/encodec_24khz"):
     rate, size = published["sampling_rate"], published["codebook_size"]

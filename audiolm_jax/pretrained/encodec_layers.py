@@ -254,7 +254,8 @@ class _Streamed(Streamed):
   def strided(self, layer: StridedConv, x: jax.Array, ends: jax.Array) -> jax.Array:
     """Runs a layer whose input is reflected before the start and after the end of the clip.
 
-    The reflection after the end fills the last block of the layer.
+    The reflection after the end fills the last block of the layer; an input that is too short for a
+    reflection is filled with zeros.
     """
     past = self._past(x, ends)
     time = jnp.arange(x.shape[1])[None]

@@ -128,7 +128,7 @@ class HubertConfig:
 
   @property
   def frame_length(self) -> int:
-    """Number of samples that a frame of the convolutions depends on."""
+    """Number of samples that a frame of the convolutions covers."""
     length = 1
     for kernel, stride in zip(reversed(self.kernels), reversed(self.strides), strict=True):
       length = (length - 1) * stride + kernel
@@ -331,7 +331,7 @@ def convert_encoder(config: HubertConfig, weights: PublishedWeights, layer: int)
   Args:
     config: shape of the encoder.
     weights: tensors of the model by name, weight-normalized or plain.
-    layer: number of blocks; tensors of later blocks are skipped.
+    layer: number of blocks; the tensors of later blocks must exist, but are not used.
 
   Raises:
     ConfigError: a tensor has a wrong shape.

@@ -46,7 +46,7 @@ class HubertTokenizerConfig(LayerTokenizerConfig):
 class HubertTokenizer(LayerTokenizer):
   """Tokens of a HuBERT, one per hop; the number of hops of a clip is rounded up.
 
-  The base model computes one frame from 400 samples every 320 samples, so a clip has one or two
+  The base model computes one frame from 400 samples every 320 samples, so a clip has up to two
   frames fewer than hops. The features of the last frame are repeated for the missing frames.
   """
 

@@ -41,7 +41,8 @@ def standardized_log_mel(
     waveform: samples in [-1, 1] at 16 kHz, at least two frames (560 samples). A waveform that is
       read in slices is read three times: for the mean, for the variance and for the features.
     num_mels: number of bands.
-    together: number of consecutive frames that are concatenated to a step, a row of the result.
+    together: number of consecutive frames that are concatenated to a step, a row of the result;
+      frames that do not fill the last step are dropped.
 
   Returns:
     Features of one frame of 400 samples every 160 samples; zeros for digital silence. For a

@@ -73,7 +73,7 @@ class LayerTokenizerConfig:
     return Reach(self.context_steps, self.context_steps)
 
   def size_for(self, num_steps: int) -> int:
-    """Returns the chunk size for a clip of `num_steps` tokens that is shorter than a chunk.
+    """Returns the chunk size for a clip of `num_steps` tokens, fewer than `window_steps`.
 
     Sizes are multiples of 64 tokens or of 1/20 of the largest chunk, whichever is larger. Fewer
     sizes would save compilations, but padding would take more time.

@@ -1,7 +1,7 @@
 """Lyra v2, Google's causal codec for speech, with the `Codec` protocol, and its weights.
 
-The published files compute some of the layers in int8. Here all layers compute in float32, with
-equal weights and with outputs limited to equal ranges. So latents and waveforms differ from the
+The published files compute some of the layers in int8. Here all layers compute in float32, with the
+same weights and with outputs limited to the same ranges. So latents and waveforms differ from the
 results of the files only by the rounding of int8.
 
 Source: github.com/google/lyra; Zeghidour, Luebs, Omran, Skoglund and Tagliasacchi, "SoundStream: An
@@ -44,7 +44,7 @@ def read_files(source: str | os.PathLike[str]) -> Published:
     source: the folder of the files.
 
   Raises:
-    UserError: a file is missing, or package tflite is not installed.
+    UserError: a file is missing or cannot be read, or the package tflite is not installed.
     DataError: a file is damaged or does not belong to Lyra v2.
   """
   folder, contents = Path(source), []

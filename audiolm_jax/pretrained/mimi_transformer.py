@@ -2,8 +2,8 @@
 
 The state contains the keys and values of the last `window - 1` positions, before the rotary
 embedding. Positions are counted from the start of the current chunk, because rotary embeddings
-encode only distances. So a stream needs no counter of positions, and rounding errors do not grow
-with its length.
+encode only distances. So positions, and their rounding errors, do not grow with the length of a
+stream.
 
 Source: Défossez and others, "Moshi: a speech-text foundation model for real-time dialogue", 2024
 (arXiv 2410.00037), section 3.3; RoFormer (arXiv 2104.09864) for the positions.

@@ -17,7 +17,7 @@ R = TypeVar("R")
 
 @dataclasses.dataclass(frozen=True)
 class CodecReference:
-  """A codec for one clip at a time, with only the padding of the model's feature extractor.
+  """A codec for one clip at a time, which is padded only by the model's feature extractor.
 
   Attributes:
     encode: maps waveform [samples] to codes [frames, quantizers] of all levels.
@@ -33,8 +33,8 @@ class EncoderReference:
   """An encoder for one clip at a time.
 
   Attributes:
-    features: maps waveform [samples] to the outputs of each layer, [frames, dim]; index 0 is the
-      input of the first layer.
+    features: maps waveform [samples] to a list of arrays [frames, dim]: the input of the first
+      layer, then the output of each layer.
   """
 
   features: Callable[[Float[np.ndarray, "samples"]], list[Float[np.ndarray, "_frames dim"]]]

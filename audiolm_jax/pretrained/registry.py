@@ -31,14 +31,14 @@ class PublishedModel:
   """A set of published weights.
 
   Attributes:
-    name: name of the model, the value of `--from`.
+    name: name of the model, the value of the flag `--from` of `audiolm_jax.convert`.
     component: the part of a bundle to which the model is converted, "codec" or "semantic".
     hub_id: id on the Hugging Face hub, or address of the page from which to download the model.
     licence: SPDX identifier of the licence of the weights; NOASSERTION if no licence was found.
     terms: requirements of the licence.
     credit: name and authors, for the model card.
     convert: maps the configuration and the tensors to the component. For a semantic tokenizer, it
-      also requires `layer` and accepts `centroids`.
+      also requires `layer`, and accepts `centroids` and `steps_per_token`.
     sha256: hash of the files of the weights; None if unknown.
     read: reads the files of the model from a path or an id.
     in_transformers: whether Hugging Face transformers can run the model, for a comparison.
@@ -177,7 +177,7 @@ def convert(model: PublishedModel, published: Published, **settings: object) -> 
 
   Raises:
     DataError: the hash of the weights is wrong, or a tensor is missing or unused.
-    ConfigError: a setting or a tensor does not fit the model.
+    ConfigError: the configuration, a setting or a tensor does not fit the model.
   """
   if model.sha256 and published.sha256 != model.sha256:
     raise DataError(

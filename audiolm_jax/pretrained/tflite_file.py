@@ -23,7 +23,8 @@ class Operation(NamedTuple):
     options: the settings that `_OPTIONS` lists, by name.
     inputs: indices of the inputs among the tensors of the graph.
     output: index of the first output among the tensors of the graph; -1 if there is no output.
-    limits: the smallest and the largest value of the first output if it is int8, else None.
+    limits: the smallest and the largest value of the first output in int8; None if the output is
+      not quantized.
   """
 
   kind: str

@@ -20,7 +20,7 @@ _SECONDS = 3.0
 
 
 def verify(model: PublishedModel, published: Published, layer: int | None) -> Iterator[str]:
-  """Checks a model and yields a sentence per successful check: of its hash, tensors and results.
+  """Checks a model, and yields sentences about its hash, its tensors and its results.
 
   Args:
     model: the model that `published` should be.

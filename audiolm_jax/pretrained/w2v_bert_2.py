@@ -105,7 +105,7 @@ class W2vBert2Config:
 
   @property
   def step_length(self) -> int:
-    """Number of samples that the input features of a step depend on."""
+    """Number of samples that the frames of a step cover."""
     return kaldi_features.WINDOW_LENGTH + kaldi_features.HOP_LENGTH * (FRAMES_PER_STEP - 1)
 
 
@@ -269,7 +269,7 @@ def convert_encoder(config: W2vBert2Config, weights: PublishedWeights, layer: in
   Args:
     config: shape of the encoder.
     weights: tensors of the model by name.
-    layer: number of blocks; tensors of later blocks are skipped.
+    layer: number of blocks; the tensors of later blocks must exist, but are not used.
 
   Raises:
     ConfigError: a tensor has a wrong shape.

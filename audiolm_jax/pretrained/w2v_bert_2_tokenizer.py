@@ -48,9 +48,9 @@ class W2vBert2TokenizerConfig(LayerTokenizerConfig):
 class W2vBert2Tokenizer(LayerTokenizer):
   """Tokens of a w2v-BERT 2.0, one per hop; the number of hops of a clip is rounded up.
 
-  The model computes one step from 560 samples every 320 samples, so a clip has one or two steps
-  fewer than hops; the token of the last step is repeated. Each mel band is normalized over the
-  whole clip, so a clip that is read in slices is read three times.
+  The model computes one step from 560 samples every 320 samples, so a clip has up to two steps
+  fewer than hops. The features of the last step are repeated for the missing steps. Each mel band
+  is normalized over the whole clip, so a clip that is read in slices is read three times.
   """
 
   config: W2vBert2TokenizerConfig

@@ -118,7 +118,7 @@ class WindowedCodes(WindowedTargets):
   def draw(
     self, windows: Mapping[int, Window], sources: Mapping[str, Mapping[int, Tokens]], index: int
   ) -> Iterator[Mapping[int, Codes]]:
-    """Draws the windows of all rows in one batch."""
+    """Yields, once per segment, the new frames of the windows of all rows, drawn in one batch."""
     spec, levels = self.spec, self.spec.num_target_quantizers
     before = {row: self.rows[row] for row in windows}
     prompts: list[Prompt] = []

@@ -59,9 +59,10 @@ class CascadeResult(NamedTuple):
   """Sampled tokens. The first rows are the samples of the first clip, and so on.
 
   Attributes:
-    streams: by key, the tokens of each row: the tokens of the prompt, then the sampled tokens. All
-      streams of the clip that the sampled stages read or write are included. Codes have all levels
-      up to those of the last stage. Semantic tokens have no repeats if the stages collapse repeats.
+    streams: by key, the tokens of each row: the given tokens, or the tokens of the prompt and then
+      the sampled tokens. All streams of the clip that the sampled stages read or write are
+      included. Codes have all levels up to those of the last stage. Semantic tokens have no repeats
+      if the stages collapse repeats.
     timings: computation time in seconds by the name of the stage; the time of decoding and
       tokenizing codes again has the name "retokenize".
     scores: for each conditioned stage, by name, the mean log-probability of the drawn tokens of
@@ -79,7 +80,7 @@ class CascadeResult(NamedTuple):
 
   @property
   def codes(self) -> tuple[Tokens, ...]:
-    """Codes of each row; they begin with the codes of the prompt."""
+    """Codes of each row, from the codes of the prompt on; KeyError if the result has no codes."""
     return self.streams[CODES]
 
 
@@ -89,8 +90,8 @@ class Cascade:
   Args:
     stages: stages by name, in any order. The last stage that writes codes gives the result; if no
       stage writes codes, all stages should write the same stream.
-    semantic_rate: semantic tokens per second of the training data without repeats; required if the
-      stages collapse repeats.
+    semantic_rate: semantic tokens per second of the training data without repeats; required if a
+      stage writes semantic tokens without repeats.
     retokenize: maps codes [frames, k] to semantic tokens [steps]; required for clips longer than
       one window if the stages collapse repeats. See `retokenizer`.
 
@@ -166,7 +167,7 @@ class Cascade:
     """Samples each clip `num_samples` times, all in one batch.
 
     Args:
-      clips: clips of equal or different lengths; `given` must have equal keys in all clips.
+      clips: at least one clip; `given` must have equal keys in all clips.
       seed: equal seeds give equal results; sample i of a clip depends neither on other clips nor on
         the number of samples.
       num_samples: number of samples per clip.
@@ -201,7 +202,7 @@ class Cascade:
       clip: the clip.
       seed: see `sample`.
       options: settings of sampling.
-      progress: see `sample`; for stages that draw in chunks, it receives the tokens of one chunk.
+      progress: see `sample`; for stages that draw in chunks, the numbers are those of one chunk.
 
     Returns:
       A generator of tokens that returns the result of `sample`.
@@ -324,7 +325,7 @@ class Cascade:
         sent = len(codes)
 
   def _checked(self, clip: Clip, needed: Sequence[StageSpec]) -> dict[str, Tokens]:
-    """Returns, by stream key, the tokens of the prompt of a clip, or all tokens if given."""
+    """Returns, by key, the tokens of the prompt of a clip, or all tokens of a given stream."""
     made = self.made
     found: dict[str, Tokens] = {}
     prompt = clip.prompt.get(made.key)

@@ -99,7 +99,7 @@ class UntilEnd(Targets):
     return self.call.timed(self.spec.name, lambda: self._extend(until))
 
   def end(self, row: int) -> float | None:
-    """Returns the time in seconds at which a row ends; None if it is not known yet.
+    """Returns the time in seconds at which a row ends; None if it is not known yet or for a text.
 
     A row ends at its end token, at the maximum length of the stage or at the end of the clip.
     """

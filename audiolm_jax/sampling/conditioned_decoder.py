@@ -8,7 +8,7 @@ once per segment. `jax.random.fold_in` computes the random key of each position 
 of its row. So the tokens of a row do not depend on other rows, on padding, or on the number of
 calls.
 
-The class of a target is its index without the reserved ids; the last class is the end token.
+The class of a target is its id minus the number of reserved ids; the last class is the end token.
 """
 
 # jax.numpy leaves out the types of some parameters, such as `device`.
@@ -270,7 +270,11 @@ class ConditionedDecoder:
     self._cache_bytes = cache_bytes
 
   def rows_per_drawing(self, steps: int) -> int:
-    """Returns the number of rows of `steps` tokens with caches within `cache_bytes`, at least 1."""
+    """Returns the largest number of rows whose caches fit into `cache_bytes`, at least 1.
+
+    Args:
+      steps: maximum number of tokens of a row.
+    """
     positions = _capacity(steps) + self.spec.source_length
     per_row = positions * self.config.transformer.cache_bytes_per_token
     return max(1, self._cache_bytes // per_row)

@@ -164,8 +164,8 @@ class StageSampler:
     """Starts to load or compile the programs of `sample` in the background; draws nothing.
 
     Args:
-      prompts: prompts with the lengths of the prompts of `sample`. Prompts that are equal in the
-        call of `sample` must also be equal here.
+      prompts: prompts with the lengths of the prompts of `sample`. Two prompts must be equal if and
+        only if they are equal in the call of `sample`.
       num_tokens: see `sample`.
       keys: see `sample`.
       options: see `sample`.
@@ -238,7 +238,7 @@ class StageSampler:
     return _loop(self._program(options), prompts, steps, keys, options, cache)
 
   def _to_read(self, prompts: Sequence[Prompt]) -> tuple["_ToRead", Int[np.ndarray, "batch"]]:
-    """Returns the arrays for `prefill`, and the row of each prompt in them.
+    """Returns the arrays for `prefill`, and for each prompt the index of its row in these arrays.
 
     Equal prompts, such as the prompts of several samples of a clip, share one row.
     """
@@ -344,7 +344,7 @@ def _note(codes: Int[np.ndarray, "frames levels"], history: int, prompt: Prompt)
 def _filled(
   prompts: Sequence[Prompt], keys: Key[Array, "rows"]
 ) -> tuple[Sequence[Prompt], Key[Array, "filled"]]:
-  """Pads a batch with copies of its first row to a `row_bucket`, to compile few batch sizes."""
+  """Adds copies of the first row up to a `row_bucket`, so that few batch sizes are compiled."""
   missing = row_bucket(len(prompts)) - len(prompts)
   rows = [*range(len(prompts)), *[0] * missing]
   return [prompts[row] for row in rows], rows_of(keys, rows)
@@ -379,7 +379,7 @@ def stored_dtype(path: tuple[object, ...], ndim: int, dtype: str) -> np.dtype:
 
 
 def ready(params: Params, dtype: str) -> PyTree:
-  """Moves parameters to the device, with matrices in the dtype of the computation."""
+  """Moves parameters to the device, in the dtypes of `stored_dtype`."""
 
   def with_dtype(path: tuple[object, ...], value: Array) -> np.ndarray:
     # NumPy casts without a compilation; jnp would compile a small program for every shape.

@@ -117,6 +117,8 @@ def keep_top_p(
 ) -> Float[Array, "batch vocab"]:
   """Keeps the fewest largest logits whose probabilities sum to p or more; sets others to -inf.
 
+  Logits equal to the smallest of these are kept too.
+
   Source: Holtzman et al. (arXiv 1904.09751), nucleus sampling.
   """
   probabilities = jax.nn.softmax(logits, axis=-1)
@@ -177,6 +179,7 @@ def draw(
     keys: random key of each row.
     controls: temperature, top-k and top-p. Temperature 0 selects the largest of `logits`.
     last: function that changes the logits after temperature, top-k and top-p; None for no change.
+      It has no effect at temperature 0.
   """
   scaled = controlled(logits, controls)
   if last is not None:

@@ -72,7 +72,7 @@ class AutoregressiveProgram:
 
 
 def program_of(spec: AutoregressiveSpec, config: TransformerConfig) -> AutoregressiveProgram:
-  """Returns the program of a stage, with a `RunLimit` if the stage limits the length of runs."""
+  """Returns the program of a stage; if the stage limits runs of its targets, with a `RunLimit`."""
   limit = spec.run_limit if spec.predicts_semantic else None
   return AutoregressiveProgram(spec, config, () if limit is None else (RunLimit(limit),))
 
@@ -292,7 +292,7 @@ def _frame_id(
 def _reversed_window(
   bias: Float[Array, "heads distances"], position: Int[Array, ""], length: int
 ) -> Float[Array, "heads length"]:
-  """Returns bias and causal mask of keys 0 .. length - 1 for a query at `position`.
+  """Returns the sum of bias and causal mask of keys 0 .. length - 1 for a query at `position`.
 
   With bias b by distance, position 1 and length 4:   b1 b0 -- --   (-- is MASKED)
   """

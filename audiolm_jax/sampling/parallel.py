@@ -99,12 +99,12 @@ class FilledWindows(WindowedTargets):
     return self.call.overlap_seconds if own is None else own
 
   def longest_new(self, index: int) -> float | None:
-    """Returns `SamplingOptions.lookahead`, doubled in each window, up to the crop, in seconds."""
+    """Returns `lookahead` of the options times 2^index, at most the crop; None if not set."""
     lookahead = self.call.options(self.spec.name).lookahead
     return None if lookahead is None else min(lookahead * 2.0**index, self.spec.crop_seconds)
 
   def next_window(self, row: int, known: int, total: int | None) -> Window:
-    """Returns a window that begins with the clip, or leaves room in the crop for the voice."""
+    """Returns the next window; if it does not begin at frame 0, the crop has room for the voice."""
     whole = super().next_window(row, known, total)
     voice = self._voice_frames(row)
     if not voice or not whole.start:
@@ -120,7 +120,7 @@ class FilledWindows(WindowedTargets):
   def draw(
     self, windows: Mapping[int, Window], sources: Mapping[str, Mapping[int, Tokens]], index: int
   ) -> Iterator[Mapping[int, Codes]]:
-    """Draws the windows of all rows in one batch."""
+    """Yields, once, the new frames of the windows of all rows, drawn in one batch."""
     del index  # the random numbers depend on positions in the clip
     call, name = self.call, self.spec.name
     gaps = [self._gap(row, window, sources[SEMANTIC][row]) for row, window in windows.items()]
@@ -132,7 +132,7 @@ class FilledWindows(WindowedTargets):
     }
 
   def _gap(self, row: int, window: Window, semantic: Tokens) -> Gap:
-    """Returns the `Gap` of a window; the voice is put before a window that begins after it."""
+    """Returns the `Gap` of a window; the voice precedes a window that begins after the voice."""
     start, known, end = window
     tokens, codes = self.spec.by_frame(semantic, end - start, start), self.rows[row][start:known]
     voice = self._voice_frames(row)

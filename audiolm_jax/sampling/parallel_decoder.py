@@ -1,5 +1,7 @@
 """Fills in the codes of windows, level by level; each pass keeps its most confident codes.
 
+The codes of a window before each pass:
+
     pass 1        pass 2        pass 3        level 2, 1 pass
     y y . . .     y y . 3 .     y y 7 3 .     y y 7 3 5       level 1; y: known, .: masked
     y y . . .     y y . . .     y y . . .     y y . . .       level 2
@@ -238,7 +240,7 @@ class ParallelDecoder:
     return self.filling.guidance if options.guidance is None else options.guidance
 
   def _own(self, options: SamplingOptions) -> list[int]:
-    """Returns the levels that have at least one pass."""
+    """Returns the levels that have at least one pass; [0] for the single pass of points."""
     if options.passes == ():
       return [0]
     return [level for level, count in enumerate(self.passes(options)) if count]
@@ -274,7 +276,7 @@ class ParallelDecoder:
     return codes, semantic, Rows(rows_of(keys, order), starts, known, lengths)
 
   def _per_turn(self, frames: int) -> int:
-    """Returns the largest number of rows whose attention weights fit in `ATTENTION_BYTES`."""
+    """Returns the largest number of rows whose attention fits in `ATTENTION_BYTES`, at least 1."""
     return max(1, ATTENTION_BYTES // (8 * self.config.transformer.num_heads * frames**2))
 
 
@@ -362,7 +364,7 @@ def _is_new(codes: Int[Array, "rows frames levels"], rows: Rows) -> Bool[Array, 
 
 
 def _uniform(rows: Rows, frames: int, settings: Pass) -> Float[Array, "rows frames 2"]:
-  """Returns uniform random numbers from the key of each row, the frame in the clip and the pass."""
+  """Returns uniform random numbers, which depend on the row's key, the frame and the pass."""
   draw = settings.level * _PASSES + settings.number
 
   def of_frame(key: Key[Array, ""], frame: Int[Array, ""]) -> Float[Array, "2"]:

@@ -57,7 +57,7 @@ class LegalIds(NamedTuple):
 
 @runtime_checkable
 class DrawInputs(Protocol):
-  """The inputs of a loop that draws use: random keys, settings and arrays of the processors."""
+  """The inputs of a loop that `draw_legal` reads: random keys, settings and processor arrays."""
 
   @property
   def keys(self) -> Key[Array, "batch"]: ...

@@ -7,8 +7,8 @@ A call of `extend` samples one piece: a segment of tokens, a window or chunks. `
 requests one frame after another. `Cascade.sample` requests all frames at once, so that all chunks
 are sampled in one batch. Both sample the same tokens.
 
-If the tokens of a track have no positions in time, the track computes their positions from the
-codes of its reader before it samples more tokens.
+Semantic tokens without repeats have no positions in time. Their track therefore computes the
+positions from the codes of its reader before it samples more tokens.
 """
 
 import abc
@@ -39,9 +39,10 @@ class Clip(NamedTuple):
   """A clip to sample.
 
   Attributes:
-    num_frames: frames of the whole clip in the stream of the result; None if a stage ends the clip.
+    num_frames: frames of the whole clip in the stream of the result; None if a stage or a given
+      stream ends the clip.
     prompt: by key, the first tokens of streams that stages write; semantic tokens include repeats.
-    given: by key, whole streams, which replace the stages that would write them.
+    given: by key, whole streams; stages that would write these streams are not sampled.
     first_sample: number of the first sample of the clip; the random numbers of a sample depend on
       its number.
   """
@@ -56,7 +57,7 @@ class Call:
   """The settings and measurements of one call of a cascade, which its tracks share.
 
   Attributes:
-    seconds: length of the clip of each row; None if a stage ends the clip.
+    seconds: length of the clip of each row in seconds; None if `Clip.num_frames` is None.
     samples: sample number of each row.
     overlap_seconds: see `CascadeOptions`.
     options: maps the name of a stage to its sampling options.
@@ -144,7 +145,7 @@ class Track(abc.ABC):
   ) -> dict[int, Tokens]:
     """Extends the rows up to the ends of their windows and returns the tokens of each window.
 
-    Without positions in time, extends the rows to their ends and returns all their tokens.
+    If the stream has no rate, extends the rows to their ends and returns all their tokens.
 
     Args:
       windows: windows by row, in frames of the reader.
@@ -210,17 +211,17 @@ class Targets(Track):
     self.may_end = any(track.may_end for track in reads.values())
 
   def end(self, row: int) -> float | None:
-    """Returns the earliest known end of the clip and of the streams to read; None if unknown."""
+    """Returns the earliest known end, in seconds, of the clip and the streams to read, or None."""
     ends = [self.call.seconds[row], *(track.end(row) for track in self.reads.values())]
     return min((end for end in ends if end is not None), default=None)
 
   def total(self, row: int) -> int | None:
-    """Returns the number of steps of a row; None if its end is not known yet."""
+    """Returns the number of steps of a row; None if its end is unknown, 0 if there is no rate."""
     end = self.end(row)
     return None if end is None else steps_until(end, self.stream.rate or 0.0)
 
   def is_read_by(self, reader: "Targets", retokenize: Callable[[Tokens], Tokens] | None) -> None:
-    """Registers a reader of this track; the cascade calls it before tokens are drawn.
+    """Registers a reader of this track, before tokens are drawn; does nothing by default.
 
     Args:
       reader: the targets that read this track.

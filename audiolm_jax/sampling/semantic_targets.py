@@ -39,9 +39,10 @@ class SemanticTargets(Targets, abc.ABC):
     self._draw = draw
 
   def sample(self, counts: Mapping[int, int], index: int) -> dict[int, Semantic]:
-    """Samples `counts[row]` tokens of each row, given the latest tokens of the row.
+    """Samples `counts[row]` tokens of each row, given the latest tokens of the row, its history.
 
-    The latest tokens and the new tokens together are about as long as a training example.
+    The history and the new tokens fill a training example, but the history has at least half of the
+    length of an example, if the row has that many tokens.
     """
     if not counts:
       return {}
@@ -65,8 +66,9 @@ class SemanticTargets(Targets, abc.ABC):
 class KeptRepeats(SemanticTargets):
   """Semantic tokens with repeats, whose positions in time are known.
 
-  If another stage reads the tokens, each call of `extend` samples enough tokens to fill a training
-  example together with the history. Otherwise, one call samples all tokens.
+  If a stage requests the tokens up to a time, each call of `extend` samples enough tokens to reach
+  this time and to fill a training example together with the history, up to the end of the clip.
+  Otherwise, one call samples all tokens.
   """
 
   _is_read = False
@@ -103,7 +105,7 @@ class CollapsedRepeats(SemanticTargets):
 
   Their positions in time are known only after the codes of the reader are tokenized again. For `d`
   seconds, `d * rate` tokens are sampled. The `rate` is the number of tokens without repeats per
-  second of the prompt, limited by `RATE_FACTORS`.
+  second of the prompt, limited to `RATE_FACTORS` times `mean_rate`; without a prompt, `mean_rate`.
 
   Args:
     spec: spec of the stage.
@@ -199,7 +201,7 @@ class CollapsedRepeats(SemanticTargets):
     self.rows[row] = np.concatenate([known, new])
 
   def _own_rate(self, prompt: Semantic, mean: float) -> float:
-    """Returns the tokens per second of a prompt without repeats; `mean` for an empty prompt."""
+    """Returns `rate` (see the class) of a prompt, or `mean` for an empty prompt."""
     if len(prompt) == 0:
       return mean
     low, high = (mean * factor for factor in RATE_FACTORS)

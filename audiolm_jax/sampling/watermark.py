@@ -1,7 +1,7 @@
 """Watermarks of sampled codes: processors that prefer the codes of some communities.
 
 Communities are sets of codes, see `detection/watermark.py`. The context of a code is known before
-the code is sampled, so the watermark does not depend on batches, windows and streams.
+the code is sampled, so the watermark does not depend on batches, windows and streaming.
 """
 
 # jax.numpy leaves out the types of some parameters, such as `device`.
@@ -126,7 +126,7 @@ class Gumbel(Processor):
   def __call__(
     self, logits: Float[Array, "batch size"], context: Context, arrays: PyTree
   ) -> Float[Array, "batch size"]:
-    """Sets the logits of all codes outside of the drawn community to -inf."""
+    """Sets logits of codes outside of the drawn community to -inf, in rows that are marked."""
     communities, key = (jnp.asarray(array) for array in arrays)
     is_marked = jnp.asarray(context.level) < len(communities)
     level = jnp.minimum(context.level, len(communities) - 1)

@@ -37,7 +37,7 @@ class WindowedTargets(Targets):
     self._drawing = self._draw_all()
 
   def extend(self, until: Mapping[int, float], index: int = 0) -> bool:
-    """Draws the next piece of the current windows of all rows."""
+    """Draws the next piece of the current windows of all rows, if a row does not reach its time."""
 
     def is_short(row: int) -> bool:
       total = self.total(row)
@@ -65,14 +65,14 @@ class WindowedTargets(Targets):
     return max([1, *(round(self.rate / rate) for rate in rates if rate)])
 
   def longest_new(self, index: int) -> float | None:
-    """Returns the maximum seconds of new audio in a window; None if only the crop limits them."""
+    """Returns the maximum seconds of new audio in a window; None if only the crop limits it."""
     del index
 
   @abc.abstractmethod
   def draw(
     self, windows: Mapping[int, Window], sources: Mapping[str, Mapping[int, Tokens]], index: int
   ) -> Iterator[Mapping[int, Tokens]]:
-    """Yields, by row, all frames of the window that have been drawn so far, once or several times.
+    """Yields, by row, all new frames that have been drawn so far, once or several times.
 
     Args:
       windows: windows by row; `self.rows` contains the known frames.
@@ -105,7 +105,10 @@ class WindowedTargets(Targets):
     return self._limited_window(row, known, index)
 
   def _limited_window(self, row: int, known: int, index: int) -> Window:
-    """Returns the window after `known` frames, with at most `longest_new` seconds of new audio."""
+    """Returns the window after `known` frames.
+
+    It has at most `longest_new` seconds of new audio, rounded up to a multiple of `align` frames.
+    """
     total, longest = self.total(row), self.longest_new(index)
     if longest is not None:
       end = known + -(-self.stream.steps(longest) // self.align) * self.align

@@ -37,6 +37,9 @@ class AugmentConfig:
     equalizer_terms: number of cosines in a curve.
     noise_low_db: lowest mean power of the noise per bin, in dB relative to full scale.
     noise_high_db: highest mean power of the noise per bin, in dB relative to full scale.
+
+  Raises:
+    ConfigError: `formant_range` or `pitch_range` is less than 1 or not finite.
   """
 
   formant_range: float = 1.25
@@ -65,8 +68,8 @@ def augmented_log_mel(
 
   The cepstrum separates each log spectrum into a smooth envelope and the remaining fine structure.
   First, the frequencies of the envelope (formants) and of the fine structure (pitch) are multiplied
-  by random factors. Then a smooth random equalizer with gain is applied, and coloured noise is
-  added.
+  by random factors, and the fine structure is reduced by a random share. Then a smooth random
+  equalizer with gain is applied, and coloured noise is added.
 
   Args:
     key: random key.
@@ -132,7 +135,7 @@ def _noise(
 def _smooth_curve(
   key: PRNGKeyArray, batch: int, bins: int, augment: AugmentConfig
 ) -> Float[Array, "batch bins"]:
-  """Returns random cosines over a warped frequency axis with a standard deviation of about 1."""
+  """Returns random sums of cosines of a warped frequency; their standard deviation is about 1."""
   order = np.arange(1, augment.equalizer_terms + 1)
   position = np.sqrt(np.linspace(0.0, 1.0, bins))
   basis = np.cos(np.pi * order[:, None] * position) / np.sqrt(order)[:, None]

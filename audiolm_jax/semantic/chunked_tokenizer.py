@@ -23,10 +23,10 @@ class TokenizedFeatures(NamedTuple):
 
 
 class ChunkedTokenizer(abc.ABC):
-  """Computes tokens of waveforms of any length in bounded memory.
+  """Computes tokens of waveforms of any length in chunks.
 
-  The sizes of the chunks of a clip depend only on the length of the clip. So the same compiled
-  programs process the clip alone, in a batch and in a list of clips.
+  The chunks of a clip depend only on the length of the clip, not on the other clips that are
+  tokenized at the same time.
   """
 
   # `encode_chunks` also receives these numbers of inputs before and after a chunk.
@@ -76,12 +76,12 @@ class ChunkedTokenizer(abc.ABC):
   def inputs_of(
     self, waveform: Float[np.ndarray, "samples"] | Sliced
   ) -> Float[np.ndarray, "inputs ..."] | Sliced:
-    """Returns the array that is cut into chunks: the waveform, or features of the whole clip."""
+    """Returns the array to cut into chunks: the waveform, or in subclasses features of the clip."""
     return waveform
 
   @property
   def token_params(self) -> Params:
-    """The parameters that determine the tokens: all of them."""
+    """The parameters that determine the tokens: all, unless a subclass selects some."""
     return self.params
 
   def num_steps(self, samples: int) -> int:
@@ -105,13 +105,15 @@ class ChunkedTokenizer(abc.ABC):
   def tokenize_long(
     self, waveform: Float[np.ndarray, "samples"] | Sliced
   ) -> Int[np.ndarray, "steps"]:
-    """Returns the ids of one long clip, equal to those of `tokenize`, in bounded memory."""
+    """Returns the ids of one clip, which can be read in slices; they equal those of `tokenize`."""
     return self._run(self.id_model, [waveform], 1)[0]
 
   def tokenize_clips(
     self, waveforms: Sequence[Float[np.ndarray, "_"]], batch_size: int
   ) -> list[Int[np.ndarray, "_"]]:
-    """Returns the ids of each clip, equal to those of `tokenize_long`.
+    """Returns the ids of each clip.
+
+    They equal the ids of `tokenize_long`, except if rounding errors decide between two centroids.
 
     Args:
       waveforms: the clips.

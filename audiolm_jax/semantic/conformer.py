@@ -28,9 +28,10 @@ class ConformerConfig(configs.Renewed):
 
   `stacks` has the number of blocks of each stack; the default stacks are the contrastive and the
   masked-prediction blocks of w2v-BERT. In each block, a step attends to the `left_context` previous
-  steps, to itself and to the `right_context` next steps. A step is 40 ms. These limits and the
-  relative positions are part of the model, so long audio can be encoded in chunks. Dropout uses one
-  mask for all steps of an example, as in T5X. `remat` is a member of `Remat` or its string value.
+  steps, to itself and to the `right_context` next steps. A step is four frames, 40 ms by default.
+  These limits and the relative positions are part of the model, so long audio can be encoded in
+  chunks. Dropout uses one mask for all steps of an example, as in T5X. `remat` is a member of
+  `Remat` or its string value.
 
   Raises:
     ConfigError: `dim` is not a multiple of `num_heads`, `kernel_size` is even, a context is
@@ -84,7 +85,7 @@ class ConformerConfig(configs.Renewed):
     return -(-num_samples // self.hop_length)
 
   def forward_flops(self, num_steps: int) -> float:
-    """Returns the operations of the encoder's matrix products and convolutions for one row.
+    """Returns the operations of the encoder's matrix products and convolutions for one clip.
 
     In attention, only pairs of a step and a step in its context are counted.
     """
@@ -159,7 +160,11 @@ class ConformerConfig(configs.Renewed):
     }
 
   def receptive_field(self, layer: int | None = None) -> Reach:
-    """Returns the context in steps of the features after block `layer`; None for the last block."""
+    """Returns the numbers of earlier and later steps that the features after a block depend on.
+
+    Args:
+      layer: number of the block; 0 for the input of the first block, None for the last block.
+    """
     depth = self.truncated(self.num_layers if layer is None else layer).num_layers
     reach = (self.kernel_size - 1) // 2
     lookback = _SUBSAMPLE_LOOKBACK * self.features.hop_length + self.features.margin
@@ -332,7 +337,7 @@ class ConformerBlock(nn.Module):
 
 
 class ConformerFeedForward(nn.Module):
-  """Layer norm, dense layer that expands, swish, dense layer that contracts."""
+  """Layer norm, dense layer that expands, swish, dropout, dense layer that contracts."""
 
   config: ConformerConfig
 
@@ -454,7 +459,7 @@ def dense(size: int, axes: tuple[str, str], dtype: str, name: str | None = None)
 
 
 def layer_norm(dtype: str, name: str) -> nn.LayerNorm:
-  """Returns a layer normalisation with a named axis and statistics in float32."""
+  """Returns a layer normalisation with the logical axis "embed" and statistics in float32."""
   return nn.LayerNorm(
     dtype=jnp.dtype(dtype),
     scale_init=nn.with_logical_partitioning(nn.initializers.ones_init(), ("embed",)),
@@ -481,7 +486,7 @@ def valid_steps(
 
 
 def truncate_params(params: Params, config: ConformerConfig, layer: int) -> Params:
-  """Returns the parameters of the first `layer` blocks of the encoder `config`.
+  """Returns the parameters of the subsampling and of the first `layer` blocks.
 
   Args:
     params: parameters of the encoder as plain arrays, without boxes of axis names.
@@ -501,7 +506,12 @@ def truncate_params(params: Params, config: ConformerConfig, layer: int) -> Para
 
 
 def with_first_blocks(params: Params, first: Params) -> Params:
-  """Returns `params` with its first blocks replaced by `first`, a result of `truncate_params`."""
+  """Returns `params` with its subsampling and first blocks replaced by those in `first`.
+
+  Args:
+    params: parameters of the encoder.
+    first: a result of `truncate_params`.
+  """
   replaced = dict(params) | {"subsampling": first["subsampling"]}
   for name, stack in first.items():
     if name == "subsampling":

@@ -25,8 +25,8 @@ class LogMelConfig:
   utterance.
 
   Raises:
-    ConfigError: hop, window and FFT lengths are not in rising order; window minus hop is odd; or
-      the mel range is empty or outside of 0 Hz to half the sample rate.
+    ConfigError: the hop is longer than the window, or the window than the FFT; window minus hop is
+      odd; or the mel range is empty or outside of 0 Hz to half the sample rate.
   """
 
   sample_rate: SampleRate = 16_000

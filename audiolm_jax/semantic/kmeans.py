@@ -220,11 +220,11 @@ def nearest_centroid(
 def nearest_of_close_centroids(
   x: Float[Array, "... dim"], centroids: Float[Array, "clusters dim"]
 ) -> Int[Array, "..."]:
-  """Returns the index of the nearest centroid by Euclidean distance, with smaller rounding errors.
+  """Returns the index of the nearest centroid; rounds less than `nearest_centroid`.
 
-  If the norms of vectors are much larger than their distances, `nearest_centroid` may select a
-  different centroid because of rounding errors. This function takes the nearest candidates like
-  `nearest_centroid` and returns the candidate with the smallest sum of squared differences.
+  If the norms of vectors are much larger than the distances between them, `nearest_centroid` may
+  select a centroid that is not the nearest. This function selects eight candidates in the same way
+  and computes their distances again, as sums of squared differences.
   """
   _, candidates = jax.lax.top_k(_affinity(x, centroids), min(_CANDIDATES, len(centroids)))
   differences = x[..., None, :].astype(jnp.float32) - centroids.astype(jnp.float32)[candidates]
@@ -354,7 +354,7 @@ def _means(sums: Array, counts: Array, old: Array) -> Array:
 
 
 def _revive(done: _Pass, rng: np.random.Generator) -> tuple[Array, Array]:
-  """Moves rarely used centroids to frames that are far from every centroid.
+  """Moves rarely used centroids to random frames that are far from every centroid.
 
   Returns:
     The centroids and their weights in the next pass; the weight of a moved centroid is 1.

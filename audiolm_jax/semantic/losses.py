@@ -38,7 +38,7 @@ def contrastive_loss(
   temperature: float,
   gap: int = 0,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-  """Returns the loss of the contrastive task: select the target of each masked step.
+  """Returns the loss of the contrastive task, which is to select the target of each masked step.
 
   The negatives of a step are a random set of targets of other masked steps in the same row.
   Negatives may have the same code as the target of the step. Some implementations exclude such

@@ -18,7 +18,8 @@ class Quantized(NamedTuple):
   """The quantization of a sequence.
 
   Attributes:
-    vectors: projections of the selected entries, with straight-through gradients to the scores.
+    vectors: projections of the selected entries; with noise, the scores get straight-through
+      gradients.
     ids: the entry with the highest score in each group, without noise.
     probabilities: softmax of the scores without noise, for the diversity loss.
   """
@@ -50,7 +51,7 @@ class GumbelQuantizer(nn.Module):
     valid: Bool[Array, "batch steps"],
     temperature: Float[Array, ""] | float | None,
   ) -> Quantized:
-    """Quantizes features by Gumbel-softmax, or without noise to the entries with the best scores.
+    """Quantizes features by Gumbel-softmax, or without noise by the highest scores.
 
     First normalises each row to zero mean and unit variance over valid steps, so that entries do
     not encode level, channel and voice. The quantizer is used only in training; tokens do not

@@ -70,7 +70,7 @@ class ResampledTokenizer:
   def tokenize_long(
     self, waveform: Float[np.ndarray, "samples"] | Sliced
   ) -> Int[np.ndarray, "steps"]:
-    """Returns the ids of one long clip; they equal those of `tokenize`."""
+    """Returns the ids of one clip, which can be read in slices; they equal those of `tokenize`."""
     if isinstance(waveform, np.ndarray | jax.Array):
       return self.own.tokenize_long(self._resampled_array(waveform))
     return self.own.tokenize_long(self._resampled_blocks(waveform))
@@ -78,7 +78,9 @@ class ResampledTokenizer:
   def tokenize_clips(
     self, waveforms: Sequence[Float[np.ndarray, "_"]], batch_size: int
   ) -> list[Int[np.ndarray, "_"]]:
-    """Returns the ids of each clip, equal to those of `tokenize_long`.
+    """Returns the ids of each clip.
+
+    They equal the ids of `tokenize_long`, except if rounding errors decide between two centroids.
 
     Args:
       waveforms: the clips.
@@ -103,7 +105,7 @@ class ResampledTokenizer:
   def _rows(
     self, waveform: Float[np.ndarray | Array, "batch samples"], lengths: np.ndarray | None
   ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns rows at the sample rate of the tokenizer and the number of samples of each row."""
+    """Returns rows at the sample rate of the tokenizer, and the number of samples of each clip."""
     waveform = np.asarray(waveform, np.float32)
     batch, samples = waveform.shape
     ends = np.full(batch, samples) if lengths is None else np.asarray(lengths)

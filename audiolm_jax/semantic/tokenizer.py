@@ -40,7 +40,8 @@ class SemanticTokenizerConfig(LogMelTokenizerConfig):
     chunk_steps: tokens per chunk of a long file, context excluded.
 
   Raises:
-    ConfigError: the encoder has fewer blocks than `layer`, or `chunk_steps` is less than 1.
+    ConfigError: the encoder has fewer blocks than `layer`, `layer` is negative, or `chunk_steps` is
+      less than 1.
   """
 
   encoder: ConformerConfig = ConformerConfig()

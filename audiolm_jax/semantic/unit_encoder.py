@@ -1,7 +1,7 @@
 """An encoder of phones for semantic tokens: ConvNeXt blocks over log-mel frames at 50 Hz.
 
 The encoder is trained to predict a label of each frame that depends on the phone but not on the
-voice, see `trainables/units.py`. All its layers are matrix products and sums of shifted arrays,
+voice, see `trainables/units.py`. It consists mainly of matrix products and sums of shifted arrays,
 which are fast on CPUs.
 """
 

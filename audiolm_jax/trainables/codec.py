@@ -154,7 +154,11 @@ class CodecTrainable(Trainable[CodecState]):
     self._generator_optimizer = make_optimizer(config.generator_optimizer)
 
   def init(self, rng: Key[Array, ""], batch: Batch) -> CodecState:
-    """Returns a new state; the parameters are boxed with logical axis names."""
+    """Returns a new state; the parameters are boxed with logical axis names.
+
+    Raises:
+      ConfigError: the waveforms are shorter than the longest window of a loss or discriminator.
+    """
     c = self.config
     keys = jax.random.split(rng, 3)
     waveform = jnp.zeros(batch["waveform"].shape, jnp.float32)
@@ -455,7 +459,7 @@ class CodecTrainable(Trainable[CodecState]):
   def reconstruct(
     self, state: CodecState, waveform: Float[Array, "batch samples"]
   ) -> Float[Array, "batch samples"]:
-    """Reconstructs waveforms with the averaged encoder, codebooks and decoder."""
+    """Reconstructs waveforms with the averaged encoder, codebooks (if initialised) and decoder."""
     latents = self._model.encode_latents(state.generator_ema["encoder"], waveform)
     codes = residual_quantize(latents, state.codebooks_ema)
     quantized = dequantize(codes, state.codebooks_ema)

@@ -28,7 +28,7 @@ class CodecState:
     discriminators: parameters of the discriminators.
     generator_opt: state of the generator's optimizer.
     discriminator_opt: state of the discriminators' optimizer.
-    recent: [kmeans_vectors, latent], the most recent latents.
+    recent: [kmeans_vectors, latent], the latest latents before the first step with quantization.
     gradient_norms: [losses], moving average of the norm of the gradient of each loss at the
       generated waveform.
   """

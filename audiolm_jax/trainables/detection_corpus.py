@@ -120,9 +120,10 @@ def make_corpus(
 
   Raises:
     AudioError: a recording cannot be read.
-    DataError: no recording is long enough, or the folder contains a corpus with different settings
-      or recordings.
-    UserError: the manifest of the corpus would replace the manifest of the recordings.
+    DataError: no recording is long enough and has a prompt that is not silent, or the folder cannot
+      be used or contains a corpus with different settings or recordings.
+    UserError: the manifest of the corpus would replace the manifest of the recordings, or a file
+      cannot be written.
   """
   folder = Path(output_dir)
   if folder.is_dir():

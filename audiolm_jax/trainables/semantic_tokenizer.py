@@ -71,13 +71,13 @@ def cluster_features(
 def unclustered_tokenizer(
   config: W2vBertConfig, params: Params, layer: int, chunk_steps: int
 ) -> SemanticTokenizer:
-  """Returns a tokenizer with one cluster and no whitening; its encoder ends after `layer`.
+  """Returns a tokenizer with one cluster and no whitening; its encoder ends after block `layer`.
 
   Args:
     config: configuration of the encoder.
     params: parameters of the encoder.
     layer: number of the last encoder block, counted from 1 through both stacks.
-    chunk_steps: tokens per window in which long files are processed.
+    chunk_steps: number of tokens of the chunks in which long clips are processed.
   """
   encoder = truncate_params(params["encoder"], config.encoder, layer)
   centroids = np.zeros((1, config.encoder.dim), np.float32)

@@ -97,12 +97,12 @@ class StageTrainable(Trainable[TrainState]):
     )
 
   def eval_step(self, state: TrainState, batch: Batch) -> Metrics:
-    """Returns metrics of the averaged parameters; "weight" is the number of target tokens."""
+    """Returns metrics of the averaged parameters; see `StageSpec.loss`."""
     c = self.config
     return c.spec.loss(c.transformer, state.averaged_params, batch)[1]
 
   def amounts(self, batch: Batch) -> dict[str, float]:
-    """Returns the number of tokens in a batch, without padding."""
+    """Returns the amount of data in a batch; see `StageSpec.amounts`."""
     return self.config.spec.amounts(batch)
 
   def flops_per_step(self, batch: ShapedBatch, step: int) -> float:

@@ -25,13 +25,13 @@ _WORSE, _WORSE_EVALUATIONS = 0.05, 3
 
 
 def of_training(rows: Sequence[Row]) -> list[str]:
-  """Returns warnings about the last training row; the rows are ordered from old to new."""
+  """Returns warnings about the latest training rows; `rows` are ordered from old to new."""
   rules = (_loss_not_falling, _gradient_spike, _waiting_for_data)
   return [sentence for rule in rules if (sentence := rule(rows))]
 
 
 def of_evaluation(training: Sequence[Row], held_out: Sequence[Row]) -> list[str]:
-  """Returns warnings about the last evaluation row.
+  """Returns warnings about the latest evaluation rows.
 
   Args:
     training: training rows, from old to new.
@@ -49,8 +49,8 @@ def empty_share(batch: Batch, amounts: Mapping[str, float]) -> float:
     amounts: result of `Trainable.amounts` for the batch.
 
   Returns:
-    1 if all amounts are 0; else the share of silent clips among the first clips; 0 without
-    "waveform".
+    1 if there are amounts and all are 0; else 0 without "waveform"; else the share of silent clips
+    among the first clips.
   """
   if amounts and not any(amounts.values()):
     return 1.0

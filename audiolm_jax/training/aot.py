@@ -84,6 +84,9 @@ class StepReport:
   def passed_limits(self, limits: StepLimits, first: "StepReport | None" = None) -> list[str]:
     """Returns a sentence for each limit that the step exceeds.
 
+    Besides `limits`, these limits apply: `largest_operand` is at most as large as
+    `largest_parameter`, `squares` is empty, and `arguments` is at most that of `first`.
+
     Args:
       limits: the limits.
       first: report of the same step on the first slice, for comparison; None for no comparison.

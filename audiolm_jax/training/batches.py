@@ -28,7 +28,7 @@ class Batches(Protocol):
 
 
 class Prefetched:
-  """Prefetches up to `depth` batches of `batches` in a thread.
+  """Prefetches batches of `batches` in a thread, which fills a queue of `depth` batches.
 
   `get_state` returns the position after the last batch that `__next__` returned. Batches that were
   prefetched, but not returned, do not change this position.
@@ -64,7 +64,7 @@ class Prefetched:
     self._state = state
 
   def skip_report(self) -> str:
-    """Returns one line about the clips skipped so far, also in prefetched batches; may be ""."""
+    """Returns one line about the clips skipped so far, also in prefetched batches; "" if none."""
     return self._batches.skip_report()
 
   def close(self) -> None:

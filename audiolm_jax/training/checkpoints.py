@@ -47,8 +47,9 @@ class CheckpointConfig:
 
   Attributes:
     period: steps between two checkpoints. Training continues during a save, but the next save
-      waits until it is complete. A killed run loses the steps since the newest complete checkpoint:
-      at most this number, or twice this number if the run is killed during a save.
+      waits until the current save is complete. A killed run loses the steps since the newest
+      complete checkpoint: at most this number, or twice this number if the run is killed during a
+      save.
     period_minutes: minutes since the last save after which an additional checkpoint is saved; 0 to
       save no additional checkpoints.
     keep: number of newest checkpoints to keep.
@@ -66,7 +67,7 @@ class Restored(NamedTuple):
     step: step of the checkpoint.
     state: the arrays, on their devices.
     progress: the saved progress.
-    damaged: the newer checkpoints that could not be read, with the reasons.
+    damaged: steps of the newer checkpoints that could not be read, with the reasons.
   """
 
   step: int
@@ -273,7 +274,8 @@ def check_same_model(
     config_type: class of the configuration.
 
   Raises:
-    CheckpointError: the descriptions differ; the message lists the fields with both values.
+    CheckpointError: the descriptions differ, or `model.json` cannot be read. If they differ, the
+      message lists the fields with both values.
   """
   path = Path(model_dir) / MODEL_FILE
   if not path.exists():
@@ -329,7 +331,10 @@ def _check_hashes(folder: Path) -> None:
 
 
 def _changed_file(folder: Path) -> str:
-  """Returns the name of a missing or changed file; "" if no file differs or there are no hashes."""
+  """Returns the name of a missing or changed file; "" if no file differs or there are no hashes.
+
+  If the hashes or the files cannot be read, returns `HASHES_FILE`.
+  """
   path = folder / HASHES_FILE
   if not path.exists():
     return ""

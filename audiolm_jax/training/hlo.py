@@ -113,8 +113,8 @@ class HloProgram:
   def estimated_cycles(self) -> int:
     """Returns the TPU compiler's estimate of cycles, summed over all executed instructions.
 
-    Only the ratio of the estimates of two programs is meaningful. Instructions without an estimate,
-    one or two per program, are omitted.
+    Only the ratio of the estimates of two programs is meaningful. Instructions without an estimate
+    are omitted.
     """
     return sum(
       times * int(found[1])

@@ -72,7 +72,7 @@ def accumulate(total: Accumulator, metrics: Mapping[str, Float[Array, ""] | floa
 
 
 def means(total: Accumulator) -> dict[str, float]:
-  """Returns the weighted means as Python floats; omits metrics without a finite value.
+  """Returns the weighted means as Python floats; omits metrics whose total weight is 0.
 
   The metric SKIPPED is replaced by "skipped_steps", the number of skipped updates.
   """

@@ -47,7 +47,8 @@ class PartitioningConfig:
 def standard_logical_axis_rules(additional_rules: AxisRules = ()) -> AxisRules:
   """Returns pairs (logical axis, mesh axes); the first matching pair applies to a logical axis.
 
-  A logical axis that maps to None is not split.
+  A pair is skipped if another axis of the array already has one of its mesh axes. A logical axis
+  that maps to None is not split.
 
   Args:
     additional_rules: pairs to insert before the standard pairs.
@@ -224,7 +225,7 @@ def _is_box(entry: object) -> bool:
 
 
 def describe(abstract: PyTree, shardings: PyTree) -> str:
-  """Returns one line per array with path, dtype, shape and mesh axes, and the total size.
+  """Returns one line per array with path, dtype, shape and mesh axes, and a line with the totals.
 
   Args:
     abstract: tree of ShapeDtypeStructs.

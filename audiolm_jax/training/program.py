@@ -260,5 +260,5 @@ class TrainingProgram:
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
 
   def description(self) -> str:
-    """Returns one line of text for each array of the state; see `partitioning.describe`."""
+    """Returns a text about the arrays of the state; see `partitioning.describe`."""
     return describe(self.abstract_state, self._shardings)

@@ -71,7 +71,7 @@ def write_run_files(
 def recorded_precision(folder: Path) -> Precision | None:
   """Returns the recorded precision of matrix products of the run in this folder.
 
-  Returns None if `versions.json` cannot be read.
+  Returns None if `versions.json` cannot be read or contains an unknown precision.
   """
   try:
     # Earlier versions of this package had no such setting and used float32.

@@ -59,8 +59,8 @@ class RunLog:
     summary_writer: creates the writer of TensorBoard files in a folder; None for no such files.
 
   Attributes:
-    rows: rows of metrics.jsonl, including rows of earlier calls; empty except in process 0.
-    warnings: rows of warnings.jsonl, including rows of earlier calls; empty except in process 0.
+    rows: rows of metrics.jsonl, read by `begin` or logged since; empty except in process 0.
+    warnings: rows of warnings.jsonl, read by `begin` or logged since; empty except in process 0.
   """
 
   def __init__(
@@ -213,7 +213,7 @@ class RunLog:
 
   @contextlib.contextmanager
   def _to_tensorboard(self) -> Iterator[None]:
-    """Returns a context that writes TensorBoard files.
+    """Returns a context for the code that writes TensorBoard files.
 
     After an error, such as a full disk, no more TensorBoard files are written, and the run
     continues. An ImportError is raised again.

@@ -15,8 +15,8 @@ Handler = Callable[[int, FrameType | None], object] | int | None
 class StopSignal:
   """A context in which SIGTERM or Ctrl-C is recorded as a request to save and end the run.
 
-  A second signal is not recorded, but has its usual effect. Outside of the main thread, the context
-  records no signals.
+  If the same signal arrives again, it is not recorded, but has its usual effect. Outside of the
+  main thread, the context records no signals.
   """
 
   def __init__(self) -> None:

@@ -33,7 +33,8 @@ class Ending:
     batch_size: examples per step in all processes.
     parameters: number of parameters that inference needs.
     call_seconds: duration of this call in seconds.
-    run_seconds: duration of all calls in seconds, without the time of lost steps.
+    run_seconds: duration of all calls in seconds; of an earlier call, the time until the last row
+      of training metrics that the run kept.
     compile_seconds: compile time of training steps in this call, in seconds.
     checkpoints: steps of the saved checkpoints.
     rollbacks: for each rollback, the step to which the run returned.

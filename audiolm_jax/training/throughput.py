@@ -61,9 +61,9 @@ class Throughput:
 
     Returns:
       `steps_per_second`; `<amount>_per_second` for each amount; `data_wait_seconds`, the waiting
-      time per step; `data_wait_share`, the share of the waiting time; `model_flops_per_second`, if
-      the operations are known; and `mfu` (model FLOPs utilization), the share of the peak FLOP/s of
-      the devices, if the peak is also known.
+      time per step; `data_wait_share`, the waiting time as a share of the elapsed time;
+      `model_flops_per_second`, if the operations are known; and `mfu` (model FLOPs utilization),
+      the share of the peak FLOP/s of the devices, if the peak is also known.
     """
     elapsed = max(time.monotonic() - self._started, 1e-9)
     rates = {

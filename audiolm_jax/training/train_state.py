@@ -34,7 +34,7 @@ class TrainState:
 
   @property
   def averaged_params(self) -> PyTree:
-    """The parameters for evaluation and inference: `ema_params`, or `params` if it is None."""
+    """The parameters for evaluation and inference: `ema_params`, or `params` without an average."""
     return self.params if self.ema_params is None else self.ema_params
 
 

@@ -123,7 +123,10 @@ class Trainable(abc.ABC, Generic[State]):
     return []
 
   def amounts(self, batch: Batch) -> dict[str, float]:
-    """Returns the number of "tokens" or "audio_seconds" in a batch, without padding."""
+    """Returns the number of "tokens", of "audio_seconds" or of both in a batch, without padding.
+
+    The result is empty if the model does not count them.
+    """
     del batch
     return {}
 

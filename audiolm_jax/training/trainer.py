@@ -53,8 +53,9 @@ class TrainResult:
 
   Attributes:
     step: number of completed steps; the checkpoint of this step is saved.
-    finished: whether all steps are completed; False after SIGTERM or Ctrl-C.
-    metrics: mean training metrics of the last log period of this call.
+    finished: whether all steps are completed; False if SIGTERM or Ctrl-C ended the run earlier.
+    metrics: mean training metrics of the last log period of this call; empty if no log period ended
+      in this call.
     eval_metrics: mean metrics of the last evaluation of this call; empty without evaluation.
   """
 
@@ -133,8 +134,8 @@ def train(
   Raises:
     CheckpointError: the checkpoints are damaged or have a different configuration, or the last
       checkpoint cannot be written.
-    ConfigError: the model cannot start from `initial_params`, or the mesh does not fit the devices
-      or the batch.
+    ConfigError: the model cannot start from `initial_params`, the mesh does not fit the devices or
+      the batch, or `config.products` is "auto" and the resumed run has not recorded its products.
     DataError: the training data ended before the last step, or the held-out data have no full
       batch.
     LockError: another process trains in the same folder.
@@ -251,7 +252,7 @@ class _Run:
     return self.program.init(self.key, self.first_batch, params)
 
   def _compile(self) -> None:
-    """Compiles the program of the next step, unless all steps are completed or it is compiled."""
+    """Compiles the program of the next step, if there is a next step and it is not compiled yet."""
     if self.step >= self.total_steps or self.program.is_compiled(self.step):
       return
     self.log.info(f"{self.model.component}: compiling the training step")

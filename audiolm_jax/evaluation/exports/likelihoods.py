@@ -28,7 +28,7 @@ def export_likelihoods(
 
   A line of `STAGE_mean.txt` or `STAGE_sum.txt` has the name of a sound, and the mean or the sum of
   the log probabilities of its tokens in nats. The name is the path of the sound without suffix,
-  relative to the folder that contains all sounds.
+  relative to the deepest folder that contains all sounds, with underscores instead of white space.
 
   Args:
     bundle: bundle with the stages, and with the tokenizers that encode the sounds.

@@ -62,7 +62,7 @@ def list_recordings(source: str, split: str | None = None) -> list[Recording]:
 
   Raises:
     DataError: there are no recordings, or two recordings have the same name.
-    UserError: the recordings are not on this machine; the other tools read local files.
+    UserError: the recordings are not on this machine; VERSA reads local files only.
   """
   clips = list_clips(source, texts=True)
   clips = clips_of_split(clips, split) if split else clips
@@ -135,6 +135,7 @@ def export_continuations(
     The numbers of continuations and of skipped recordings.
 
   Raises:
+    AudioError: a recording cannot be read.
     DataError: every recording is skipped.
   """
   rate = bundle.sample_rate

@@ -46,7 +46,7 @@ def export_units(
     numbers of exported and of omitted items.
 
   Raises:
-    DataError: an item ends after the end of its file, or no item has a frame.
+    DataError: an item ends more than two frames after the end of its file, or no item has a frame.
   """
   rates = (bundle.semantic.spec.frame_rate, bundle.codec.spec.frame_rate)
   kept = [item for item in items if all(len(_frames(item, rate)) for rate in rates)]

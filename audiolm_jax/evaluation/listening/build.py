@@ -3,7 +3,8 @@
 The page works from disk and from any web host, and does not contain the key. The names of the
 sounds, their order and the choice of the real clips come from the random number generator of the
 operating system, because a seed could be guessed. Every sound has different dither noise: without
-dither, the hidden reference would be a copy of the open reference. There are three kinds of test:
+dither, the files of the hidden and of the open reference would be equal. There are three kinds of
+test:
 
 - real_or_synthetic: is the sound after the first seconds real? The codec encodes and decodes the
   real clips too, and each prompt is used once. Source: AudioLM, where 51.2 % of 1000 answers were
@@ -38,7 +39,7 @@ HIDDEN_REFERENCE, ANCHOR = "reference", "anchor"
 
 
 class ListeningTestKind(enum.StrEnum):
-  """The kinds of listening tests; the docstring of the module describes them."""
+  """The kinds of listening tests, described at the top of this module."""
 
   REAL_OR_SYNTHETIC = "real_or_synthetic"
   PREFERENCE = "preference"
@@ -51,7 +52,7 @@ class Sound(NamedTuple):
   Attributes:
     truth: origin of the clip: "real", "synthetic" or the name of a system.
     waveform: all samples, including the known beginning.
-    known_seconds: length in seconds of the beginning that the page marks as a recording.
+    known_seconds: length in seconds of the prompt, the beginning that the page marks; 0 for none.
   """
 
   truth: str
@@ -97,8 +98,8 @@ def write_test(
     The path of the key, which only its owner can read. Do not publish it.
 
   Raises:
-    UserError: the folder is not empty or cannot be created, or the file of the key would be in the
-      folder or cannot be written.
+    UserError: the folder is not empty or cannot be created, the key would be in the folder, or a
+      file cannot be written.
     DataError: there are no trials.
   """
   folder = Path(output_dir).absolute()
@@ -163,9 +164,9 @@ def real_or_synthetic(
   synthetic: Sequence[Float[np.ndarray, "_"]],
   sample_rate: int,
 ) -> list[Trial]:
-  """Returns a trial for each prompt, with the real continuation in half of the trials.
+  """Returns a trial for each prompt, with either its real or its synthetic continuation.
 
-  The other trials have the synthetic continuation.
+  Half of the trials, rounded down, have the real continuation.
 
   Args:
     sources: names of the recordings.
@@ -209,7 +210,7 @@ def mushra(
   systems: Mapping[str, Sequence[Float[np.ndarray, "_"]]],
   sample_rate: int,
 ) -> list[Trial]:
-  """Returns trials that rate versions of each original, including hidden reference and anchor.
+  """Returns a trial for each original, with its versions, the hidden reference and the anchor.
 
   Args:
     sources: names of the originals.

@@ -57,10 +57,10 @@ class Score:
 
 
 def read_key(path: str | os.PathLike[str]) -> JsonDict:
-  """Reads the key of a listening test, which has the origin of each sound.
+  """Reads the key of a listening test; the key has the origin of each sound.
 
   Raises:
-    DataError: the file cannot be read or is not a key.
+    DataError: the file cannot be read or is not a valid key.
   """
   key = _read(path)
   if not isinstance(key, dict) or not {"test", "kind", "trials"} <= set(key):
@@ -117,7 +117,7 @@ def score(key: Json, answers: Sequence[Answers]) -> Score:
   """Returns the result of a listening test of any kind.
 
   Raises:
-    DataError: every listener of a mushra test is excluded.
+    DataError: no rating of a mushra test remains after listeners are excluded.
   """
   kind = ListeningTestKind(key["kind"])
   if kind is ListeningTestKind.MUSHRA:
@@ -155,14 +155,14 @@ def answers_needed(share: float, against: float = 0.5, power: float = _POWER) ->
 
 
 def answers_for_margin(margin: float = _MARGIN) -> int:
-  """Returns how many independent answers give a share of 0.5 the 95 % interval 0.5 ± `margin`."""
+  """Returns the number of independent answers that a 95 % interval of 0.5 ± `margin` needs."""
   return math.ceil(0.25 * (stats.norm.ppf(0.975) / margin) ** 2)
 
 
 def _shares(key: Json, answers: Sequence[Answers], kind: ListeningTestKind) -> Score:
   """Returns the result of a test whose answers are hits or misses.
 
-  A hit is a right answer. In a preference test, a hit is an answer that prefers the first system.
+  A hit is a right answer, or in a preference test, an answer for the first system by name.
   """
   trials = key["trials"]
   if kind is ListeningTestKind.PREFERENCE:

@@ -12,7 +12,7 @@ from audiolm_jax.evaluation.suite import Need, Suite
 def _suite(name: str, *needs: Need) -> Suite:
   """Returns the suite whose function `run` is in the module `name` of this package.
 
-  The module is imported when the suite runs: the registry itself needs no JAX.
+  The module is imported when the suite runs, so that the registry needs no JAX.
   """
 
   def run(bundle: Any, options: Options) -> SuiteResult:

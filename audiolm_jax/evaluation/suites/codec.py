@@ -1,4 +1,4 @@
-"""Measures reconstruction by number of levels, compared with other codecs, and codebook use."""
+"""Measures reconstruction by a codec and by those of other projects, and codebook use."""
 
 import dataclasses
 import itertools
@@ -93,7 +93,16 @@ def outside_suite(
   measures: speech.SpeechMeasures = speech.NO_MEASURES,
   recordings: Sequence[speech.Description] = (),
 ) -> SuiteResult:
-  """Measures reconstruction by codecs of other projects; see `codec_suite` for the arguments."""
+  """Measures reconstruction by codecs of other projects.
+
+  Args:
+    codecs: the codecs.
+    clips: clips at `sample_rate`.
+    sample_rate: sample rate of the clips in Hz.
+    domain: kind of audio; SPEECH adds the metrics that are defined for speech only.
+    measures: networks that describe the decoded clips.
+    recordings: descriptions of the original clips by `measures`.
+  """
   rows, details = [], {}
   for codec in codecs:
     found: list[speech.Description] = []
@@ -129,8 +138,8 @@ def codec_suite(
 ) -> SuiteResult:
   """Measures reconstruction by number of levels, codes kept by re-encoding, and codebook use.
 
-  If the clips have several sources, the rows of all levels and of the coarse levels are repeated
-  for each source.
+  If the clips have several sources, some rows are repeated for each source: those of `measures`, of
+  the codes kept, and of the reconstruction by the coarse levels and by all levels.
 
   Args:
     codec: the codec.
@@ -140,6 +149,9 @@ def codec_suite(
       levels.
     measures: networks that describe the clips decoded from all levels and from the coarse levels.
     recordings: descriptions of the original clips by `measures`.
+
+  Raises:
+    ValueError: there are no clips.
   """
   every = codec.spec.num_quantizers
   base = min(coarse_levels, every)
@@ -190,7 +202,7 @@ def codec_suite(
 
 
 def _rows_by_source(rows: Sequence[Row], clips: Sequence[EvalClip]) -> list[Row]:
-  """Returns each row for each source; an empty list if there is only one source."""
+  """Returns each row over the clips of each source; an empty list if there is only one source."""
   sources = [clip.source or "no source" for clip in clips]
   if len(set(sources)) < 2:
     return []

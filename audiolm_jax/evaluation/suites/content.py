@@ -1,4 +1,4 @@
-"""Measures phones in tokens: ABX of semantic tokens and codes, purities, mutual information."""
+"""Measures how well tokens represent phones: ABX, purities and mutual information."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -46,7 +46,7 @@ def items_folder(folder: str | None) -> str:
   """Checks that the folder of the items' audio files exists, and returns it.
 
   Raises:
-    UserError: `folder` is None or not a folder.
+    UserError: `folder` is None or not a folder of this machine.
   """
   if not folder or not os.path.isdir(folder):
     raise UserError(
@@ -63,12 +63,13 @@ def content_suite(
   coarse_levels: int = 4,
   seed: int = 0,
 ) -> SuiteResult:
-  """Measures ABX within and across speakers, purities and PNMI.
+  """Measures ABX, purities and PNMI, the phone-normalised mutual information.
 
   Args:
     bundle: bundle whose tokens are measured; for the vectors that ABX compares, see `features_of`.
     items: phones with file, time and speaker.
-    read: function that returns the waveform of an item's file at the bundle's sample rate.
+    read: function that receives the name of an item's file and returns its waveform at the bundle's
+      sample rate.
     coarse_levels: number of coarse levels; the codes are measured with these and with all levels.
     seed: seed of the choice of items and speakers, see `abx.abx`.
   """

@@ -161,8 +161,7 @@ def continuation_suite(
     codec: the bundle's codec.
     tokenize: function that returns the semantic tokens of a waveform, for loops and copies.
     continue_prompt: function that continues a prompt.
-    clips: clips to continue; clips that are at most 1 s longer than the prompt are ignored. A
-      speaker encoder needs clips of at least two speakers.
+    clips: clips to continue; clips that are at most 1 s longer than the prompt are ignored.
     domain: kind of audio, which determines the range of pitch.
     prompt_seconds: length of a prompt in seconds.
     speaker_model: speaker encoder, for the rows of the voice; None to omit these rows.
@@ -177,7 +176,8 @@ def continuation_suite(
     seed: seed of sampling.
 
   Raises:
-    DataError: no clip is long enough, or there are too few speakers.
+    DataError: no clip is long enough, or a speaker encoder is given and fewer than two speakers
+      have a clip with 4 s after the prompt.
   """
   rate = codec.spec.sample_rate
   cut = round(prompt_seconds * rate)
@@ -239,7 +239,10 @@ def codec_speaker_model(codec: Codec, clips: Sequence[EvalClip]) -> SpeakerModel
 
 
 def _speed_row(results: Sequence[generation.TimedContinuation], rate: int) -> Row:
-  """Returns the speed of sampling, without the first two continuations, which include compiling."""
+  """Returns the speed of sampling.
+
+  The first two continuations include compiling and are ignored, unless there are no others.
+  """
   speeds = [len(r.waveform) / rate / r.seconds_taken for r in results[2:] or results]
   return row_of(SPEED, speeds, floor=1.0, aim=3.0)
 
@@ -337,7 +340,7 @@ def _distance_rows(
   rate: int,
   seed: int,
 ) -> list[Row]:
-  """Returns the Fréchet audio distance from the real continuations, and two reference distances."""
+  """Returns the Fréchet distance of sampled and real continuations, and two reference distances."""
   pairs = [(m[: len(r)], r) for m, r in zip(made, real, strict=True)]
   of_made, of_real = ([frechet.embed(p, rate) for p in side] for side in zip(*pairs, strict=True))
   of_recorded = [frechet.embed(part, rate) for part in recorded]
@@ -402,7 +405,7 @@ def _voice_rows(
 ) -> tuple[list[Row], JsonDict]:
   """Identifies the speaker of each continuation among its true speaker and up to nine others.
 
-  The real speech after the prompt has two halves. A speaker is enrolled with the second half. The
+  The real speech after the prompt is cut into two halves. The second half enrols the speaker. The
   first half shows how well the encoder identifies real speech.
 
   Args:

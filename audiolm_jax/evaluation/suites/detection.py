@@ -2,9 +2,9 @@
 
 The sounds are measured unchanged and after degradations.
 
-Source: AudioLM, the detection of synthesized speech. The pieces have a length of one second, and
-both classes have equal weight. The codec encodes and decodes the real pieces too, and the detector
-was not trained on the speakers.
+Source: AudioLM, the detection of synthesized speech: pieces of one second, equal weight of both
+classes, real pieces that the codec encoded and decoded, and speakers that the detector was not
+trained on.
 """
 
 import dataclasses
@@ -41,7 +41,7 @@ _LENGTHS = (0.5, 2.0, 5.0)  # seconds
 def run(bundle: Bundle, options: Options) -> SuiteResult:
   """Measures the bundle's detector on continuations of held-out prompts.
 
-  If the options name another bundle, the detector also classifies its continuations.
+  If the options name another bundle, the detector also classifies continuations by that bundle.
   """
   detector = bundle.detector
   if detector is None:
@@ -76,8 +76,9 @@ def detection_suite(
 ) -> SuiteResult:
   """Measures accuracy, equal error rate and ROC on pieces of 1 s.
 
-  Accuracy is also measured on pieces of other lengths, after degradations, with the watermark and
-  for other bundles. Intervals are over prompts: the pieces of a prompt are resampled together.
+  Accuracy is also measured on pieces of other lengths, after degradations and with the watermark.
+  Other rows have the share of correct pieces among recordings without the codec and among samples
+  of other bundles. Intervals are over prompts: the pieces of a prompt are resampled together.
 
   Args:
     detector: the detector.

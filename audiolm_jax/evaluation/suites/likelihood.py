@@ -70,8 +70,8 @@ def likelihood_suite(
     stages: names of the stages to measure; None for all stages.
 
   Raises:
-    DataError: the bundle has no such stage, a stage has no likelihoods, or a sound is too short for
-      a stage.
+    DataError: the bundle lacks a stage of `stages`, a stage has no likelihoods, or a sound is too
+      short for a stage.
   """
   chosen = tuple(stages or bundle.stages)
   score = sound_scorer(bundle, chosen)
@@ -99,7 +99,7 @@ def sound_scorer(bundle: Bundle, stages: Sequence[str]) -> SoundScorer:
   waveform is too short for a stage.
 
   Raises:
-    DataError: the bundle has no such stage, or a stage has no likelihoods.
+    DataError: the bundle lacks a stage of `stages`, or a stage has no likelihoods.
   """
   for name in stages:
     if name not in bundle.stages:

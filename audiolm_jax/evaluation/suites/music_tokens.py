@@ -33,18 +33,19 @@ def run(bundle: Bundle, options: Options) -> SuiteResult:
 def music_tokens_suite(
   tokenize: Tokenize, spec: SemanticSpec, pieces: Sequence[EvalClip], seed: int = 0
 ) -> SuiteResult:
-  """Compares semantic tokens with clusters of constant-Q frames of the same pieces.
+  """Measures how much of chroma, onset strength and pitch height the semantic tokens explain.
 
-  The number of clusters is the size of the semantic vocabulary.
+  For comparison, the same is measured for clusters of constant-Q frames. The number of clusters is
+  the size of the semantic vocabulary.
 
   Args:
     tokenize: function that returns the semantic tokens of a waveform.
     spec: sample rate, hop and vocabulary size of the semantic tokens.
-    pieces: pieces of at least two recordings. Silent steps are ignored.
+    pieces: pieces of at least two recordings. The tokens of silence are ignored.
     seed: seed of the clustering.
 
   Raises:
-    DataError: there is only one recording, or there are fewer steps than clusters.
+    DataError: there are fewer than two recordings, or fewer tokens than clusters.
   """
   recordings = [recording_of(piece) for piece in pieces]
   names = sorted(set(recordings))
@@ -73,7 +74,7 @@ def music_tokens_suite(
 def _clusters(
   features: Sequence[Float[np.ndarray, "_ dim"]], num_clusters: int, seed: int
 ) -> list[Int[np.ndarray, "_"]]:
-  """Fits k-means to the steps of all pieces, and returns the cluster of each step."""
+  """Fits k-means to the features of all pieces, and returns the cluster of each row."""
   fitted = fit_kmeans([f.astype(np.float32) for f in features], num_clusters, seed)
   return [
     np.asarray(nearest_centroid((f - fitted.mean) / fitted.scale, fitted.centroids))

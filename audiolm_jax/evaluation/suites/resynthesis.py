@@ -5,8 +5,8 @@ encoding and decoding ("codec"), and the audio that the acoustic stages sample f
 tokens of the recording ("resynthesis"). Compare the differences between the three error rates,
 because the rates of different recognizers are not comparable.
 
-Source: AudioLM, table II: word error rates of 2.5, 2.6 and 6.0 %, character error rates of 0.8, 0.9
-and 3.4 %.
+Source: AudioLM, table II: for these kinds of sound, word error rates of 2.5, 2.6 and 6.0 %, and
+character error rates of 0.8, 0.9 and 3.4 %.
 """
 
 import dataclasses
@@ -39,8 +39,8 @@ _PAPER_CHARACTERS = {"original": 0.008, "codec": 0.009, "resynthesis": 0.034}
 def run(bundle: Bundle, options: Options) -> SuiteResult:
   """Resynthesizes clips of the split `valid`.
 
-  If clips of at most `piece_seconds` have transcripts, only these clips are used. Otherwise pieces
-  of all clips are used.
+  If clips of at most `piece_seconds` or of unknown duration have transcripts, only these clips are
+  used. Otherwise pieces of all clips are used.
   """
   measures = speech.find_measures(options)
   if measures.recognizer is None and find_spec("pocketsphinx") is not None:
@@ -75,7 +75,7 @@ def resynthesis_suite(
   sounds: Mapping[str, Sequence[np.ndarray]],
   sample_rate: int,
 ) -> SuiteResult:
-  """Measures error rates of each kind of sound and their differences, quality and voices.
+  """Measures the error rates, quality and voices of each kind of sound.
 
   Args:
     measures: the available networks; without a recognizer there are no error rates.
@@ -107,7 +107,7 @@ def _error_rows(
   described: Mapping[str, Sequence[speech.Description]],
   processed: Mapping[str, Sequence[speech.Description]],
 ) -> list[Row]:
-  """Returns error rates against the texts, or against the words recognized in the originals."""
+  """Returns error rates against the texts, else against the words recognized in the originals."""
   references, words, characters = texts, speech.WORD_ERRORS, CHARACTER_ERRORS
   if not any(texts):
     references = [one.words for one in described["original"]]

@@ -43,7 +43,8 @@ def semantic_suite(
     num_clusters: size of the semantic vocabulary.
 
   Raises:
-    DataError: no sentence is spoken by two voices, or no voice speaks two sentences.
+    DataError: no clip has both the same sentence by another voice and another sentence by the same
+      voice.
   """
   readings = [
     Reading(clip.sentence, clip.speaker, tokenize(clip.waveform))

@@ -1,4 +1,4 @@
-"""Measures speaker identification by the classifier of the AudioLM paper.
+"""Measures speaker identification by a classifier, as in the AudioLM paper.
 
 This suite trains the classifier on the codec's output. The classifier then identifies the speakers
 of three kinds of sound: recordings after the codec, audio that the acoustic stages sample from the
@@ -32,7 +32,7 @@ _PAPER = {"codec": 1.0, "resynthesis": 0.032, "continuation": 0.926}
 
 
 def run(bundle: Bundle, options: Options) -> SuiteResult:
-  """Trains the classifier, and tests it on the held-out half of one clip of each speaker."""
+  """Trains the classifier, and tests it on held-out halves of clips of different speakers."""
   rate = bundle.sample_rate
   waveforms, speakers, held_out = _halves(options, rate)
   classifier = fit_speaker_classifier(
@@ -70,6 +70,9 @@ def speaker_suite(
     classifier: the trained classifier.
     sounds: pairs of a speaker and a clip that the classifier was not trained on, by kind of sound:
       "codec", "resynthesis" and "continuation".
+
+  Raises:
+    AudioError: a clip is shorter than 0.1 s.
   """
   rows, details = [], {}
   count = len(classifier.speakers)
@@ -89,10 +92,11 @@ def _halves(
 ) -> tuple[list[np.ndarray], list[str], list[tuple[str, np.ndarray]]]:
   """Returns waveforms and speakers to train on, and a held-out clip of every speaker.
 
-  The held-out clip is the first half of the first clip of the speaker.
+  Clips are cut to `piece_seconds`, and clips that are shorter than two prompts are ignored. The
+  held-out clip is the first half of the speaker's first clip.
 
   Raises:
-    DataError: fewer than two speakers have a clip that is twice as long as a prompt.
+    DataError: fewer than two speakers have a clip that is long enough.
   """
   least = 2 * options.prompt_seconds
   waveforms, speakers, held_out = [], [], {}

@@ -88,7 +88,7 @@ def speaking_suite(
   measures: speech.SpeechMeasures,
   seed: int = 0,
 ) -> SuiteResult:
-  """Measures the words and the end of speech against its text, the quality and the voice.
+  """Measures the words, the end, the quality and the voice of spoken texts.
 
   Args:
     speakers: functions that speak a text and resynthesize a recording.

@@ -1,4 +1,4 @@
-"""Measures how well stages predict their tokens, compared with n-gram tables, and bit rates."""
+"""Measures losses and bit rates of stages, and the losses of n-gram tables for comparison."""
 
 from collections.abc import Sequence
 
@@ -29,7 +29,7 @@ RAW_BITS = Metric("raw_bits_per_second", "bits per second of the tokens as they 
 
 
 def run(bundle: Bundle, options: Options) -> SuiteResult:
-  """Measures the bundle's stages on a token store, or on the splits `train` and `valid`."""
+  """Measures the bundle's stages on the token store, or else on the splits `train` and `valid`."""
   if options.token_store:
     store = TokenStore(options.token_store, bundle.token_hash)
     train, valid = store.clips("train"), store.clips("valid")
@@ -47,6 +47,9 @@ def tokens_suite(
     stages: the stages to measure.
     train: tokens that the stages were trained on; the n-gram tables are fitted to these tokens.
     valid: tokens to predict.
+
+  Raises:
+    DataError: see `evaluate_stage`.
   """
   rows, details = [], {}
   for stage in stages:

@@ -71,7 +71,7 @@ def voice_suite(
   measures: speech.SpeechMeasures,
   seed: int = 0,
 ) -> SuiteResult:
-  """Measures the words against those recognized in the recording, the quality and the voice.
+  """Measures the words against those recognized in the recordings, the quality and the voice.
 
   Args:
     codec: the bundle's codec.
@@ -143,7 +143,7 @@ def _transfer_rows(
   recordings: Sequence[speech.Description],
   pairs: Sequence[tuple[int, int]],
 ) -> list[Row]:
-  """Returns how often the new voice is nearer to the given voice than to the voice of the content.
+  """Returns how often the voice of a result is nearer to the given voice than to the content's.
 
   Args:
     found: descriptions of the resynthesized clips.

@@ -56,8 +56,8 @@ class Continuations(NamedTuple):
   Attributes:
     marked: continuations with the watermark.
     unmarked: continuations without the watermark.
-    marked_seconds: wall time of sampling `marked` in seconds.
-    unmarked_seconds: wall time of sampling `unmarked` in seconds.
+    marked_seconds: wall time of sampling `marked` in seconds, without the first of several batches.
+    unmarked_seconds: wall time of sampling `unmarked`, measured in the same way.
   """
 
   marked: Sounds
