@@ -22,7 +22,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import soundfile
@@ -100,9 +100,11 @@ def write_words(known: set[str], folder: str, rng: random.Random) -> Iterator[di
       return
 
 
-def write_speakers(manifest: str, folder: str, rng: random.Random) -> Iterator[dict[str, str]]:
-  """Writes clips with and without a change of speaker, and yields a manifest row for each pair."""
-  os.makedirs(folder)
+def read_speakers(manifest: str) -> dict[str, np.ndarray]:
+  """Returns the first clip of each speaker of the split `valid` that is long enough, cut to length.
+
+  Exits with a message if there are fewer than two speakers.
+  """
   length = round(FLAGS.seconds * SAMPLE_RATE)
   clips: dict[str, np.ndarray] = {}
   with open(manifest, encoding="utf-8") as file:
@@ -115,6 +117,20 @@ def write_speakers(manifest: str, folder: str, rng: random.Random) -> Iterator[d
       waveform = soxr.resample(waveform.mean(axis=1), rate, SAMPLE_RATE)
       if len(waveform) >= 2 * length:
         clips[row["speaker"]] = waveform[: 2 * length]
+  if len(clips) < 2:
+    sys.exit(
+      f"error: {manifest} has clips of {2 * FLAGS.seconds:g} s or more by {len(clips)} speakers in "
+      "the split valid; add clips of at least two speakers, or omit --recordings"
+    )
+  return clips
+
+
+def write_speakers(
+  clips: Mapping[str, np.ndarray], folder: str, rng: random.Random
+) -> Iterator[dict[str, str]]:
+  """Writes clips with and without a change of speaker, and yields a manifest row for each pair."""
+  os.makedirs(folder)
+  length = round(FLAGS.seconds * SAMPLE_RATE)
   for speaker, waveform in clips.items():
     other = clips[rng.choice(sorted(set(clips) - {speaker}))][length:]
     level = np.sqrt(np.mean(waveform[length:] ** 2) / np.mean(other**2))
@@ -135,6 +151,7 @@ def main(argv: Sequence[str]) -> None:
     sys.exit(f"error: {FLAGS.output_dir} already exists; give another --output_dir or remove it")
   with open(FLAGS.text, encoding="utf-8") as file:
     sentences = [tuple(line.rstrip("\n").split("\t", 1)) for line in file if "\t" in line]
+  clips = read_speakers(FLAGS.recordings) if FLAGS.recordings else {}
   rng = random.Random(FLAGS.seed)
   os.makedirs(os.path.join(FLAGS.output_dir, "abx"))
   lines = ["#file onset offset #phone prev-phone next-phone speaker"]
@@ -147,9 +164,8 @@ def main(argv: Sequence[str]) -> None:
     file.write("\n".join(lines) + "\n")
   known = {word for _, text in sentences for word in re.findall(r"[a-z]+", text.lower())}
   rows = list(write_words(known, os.path.join(FLAGS.output_dir, "words"), rng))
-  if FLAGS.recordings:
-    speakers = os.path.join(FLAGS.output_dir, "speakers")
-    rows += write_speakers(FLAGS.recordings, speakers, rng)
+  if clips:
+    rows += write_speakers(clips, os.path.join(FLAGS.output_dir, "speakers"), rng)
   with open(os.path.join(FLAGS.output_dir, "pairs.jsonl"), "w", encoding="utf-8") as file:
     file.writelines(json.dumps(row) + "\n" for row in rows)
   print(f"{len(lines) - 1} phones, {len(rows)} pairs in {FLAGS.output_dir}")

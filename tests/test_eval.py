@@ -179,6 +179,7 @@ def test_check_prints_the_layout_and_what_does_not_match_it(run_cli, tmp_path):
     (["--suite=codecs"], "no suite 'codecs'"),
     (["--suite=codec"], "--data is needed"),
     (["--suite=codec", "--data=x"], "--output_dir is needed"),
+    (["--suite=cost", "--data=x", "--output_dir=OUT", "--encode_hours=0"], "encode_hours"),
     (["--suite=codec", "--data=missing.jsonl", "--output_dir=OUT"], "missing.jsonl"),
     (["--suite=codec", "--data=x", "--output_dir=OUT", "--bundle=nobody"], "no bundle 'nobody'"),
   ],

@@ -84,8 +84,9 @@ def save_bundle(
     The folder.
 
   Raises:
-    BundleError: `bundle` is not a `Bundle`, its parts do not fit together, a weight is out of range
-      of the format, or the folder contains other files or cannot be written.
+    BundleError: `bundle` is not a `Bundle`, its parts do not fit together, its metadata are not
+      JSON, a weight is out of range of the format, or the folder contains other files or cannot be
+      written.
     UserError: `folder` is not a path, or `storage` is unknown.
   """
   if not isinstance(cast(object, bundle), Bundle):
@@ -301,7 +302,13 @@ def _write(bundle: Bundle, folder: Path, storage: Storage) -> None:
     "components": components,
     "metadata": dict(bundle.metadata),
   }
-  content = json.dumps(manifest, indent=2) + "\n"
+  try:
+    content = json.dumps(manifest, indent=2) + "\n"
+  except (TypeError, ValueError, RecursionError) as error:
+    raise BundleError(
+      f"{configs.shown(bundle.name)} cannot be written as a bundle: {error}; use only values of "
+      "JSON in its metadata"
+    ) from error
   _check_readable(bundle.name, content)
   _write_bytes(folder / MANIFEST, content.encode())
   if bundle.model_card:
@@ -356,6 +363,8 @@ def check_replaceable(folder: Path) -> None:
 def replaced(folder: Path) -> Generator[Path]:
   """Yields a new folder that replaces `folder` when the `with` block ends without an error.
 
+  If the new folder cannot be moved to its place, the old folder is moved back.
+
   Raises:
     BundleError: the folder cannot be written.
   """
@@ -365,7 +374,12 @@ def replaced(folder: Path) -> Generator[Path]:
     yield temporary
     if folder.exists():
       os.rename(folder, old)
-    os.rename(temporary, folder)
+    try:
+      os.rename(temporary, folder)
+    except OSError:
+      if old.exists():
+        os.rename(old, folder)
+      raise
     shutil.rmtree(old, ignore_errors=True)
   except OSError as error:
     raise BundleError(f"cannot write {folder}: {error.strerror or error}") from error

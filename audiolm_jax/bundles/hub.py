@@ -16,6 +16,9 @@ _FILES = (MANIFEST, CARD, "*.safetensors")
 def push_bundle(folder: Path, repository: str, *, overwrite: bool = False) -> str:
   """Uploads a bundle. If the repository does not exist, creates a private repository.
 
+  If the repository contains a bundle, its files that the new bundle does not have are deleted;
+  otherwise, no file is deleted.
+
   Args:
     folder: the folder of the bundle, which must be complete.
     repository: USER/NAME on the hub.
@@ -45,7 +48,8 @@ def push_bundle(folder: Path, repository: str, *, overwrite: bool = False) -> st
       repo_id=repository,
       folder_path=folder,
       allow_patterns=list(_FILES),
-      delete_patterns=list(_FILES),  # parts that this bundle does not have
+      # Parts that the new bundle does not have. Without a bundle, all files belong to the user.
+      delete_patterns=list(_FILES) if exists else None,
       commit_message=f"Bundle {folder.name}",
     )
   except UserError:

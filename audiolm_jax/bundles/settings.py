@@ -144,27 +144,28 @@ def options_of(bundle: Bundle, settings: Mapping[str, Any], strength: float) -> 
     strength: strength of the watermark, from `watermark_strength`.
 
   Raises:
-    UserError: a value is out of range, the bundle has no stage of a given name, a key is given and
-      the bundle has no watermark, a payload is given and the watermark is off, or a stage cannot
-      sample with a gumbel watermark.
+    UserError: a value is out of range, no stage that makes audio has a given name, a key is given
+      and the bundle has no watermark, a payload is given and the watermark is off, or a stage
+      cannot sample with a gumbel watermark.
   """
   processors = _processors(bundle, settings, strength)
+  stages = audio_stages(bundle.stages)
   given: dict[str, Json] = {name: settings.get(name, {}) for name in _PER_STAGE}
   for option, values in given.items():
     if not is_mapping(values):
-      example = f'{{"{next(iter(bundle.stages))}": {shown(values)}}}'
+      example = f'{{"{next(iter(stages))}": {shown(values)}}}'
       raise UserError(
         f"{option} is {shown(values)}; give a value for each stage, such as {example}"
       )
     for name in values:
-      if name not in bundle.stages:
-        names = ", ".join(bundle.stages)
+      if name not in stages:
+        names = ", ".join(stages)
         raise UserError(f"{option} of {shown(name)}; the stages of {bundle.name} are {names}")
   temperature = temperatures_of(bundle) | dict(given["temperature"])
   if processors:
     _check_stages_can_carry_mark(bundle, temperature)
   options: dict[str, SamplingOptions] = {}
-  for name, stage in bundle.stages.items():
+  for name, stage in stages.items():
     try:
       options[name] = SamplingOptions(
         temperature[name],

@@ -57,7 +57,8 @@ class SeqioDataset:
 
   def __post_init__(self):
     lengths = self.task_feature_lengths
-    if (self.spec is None) == (lengths is None) or set(lengths or {"waveform"}) != {"waveform"}:
+    is_wrong = lengths is not None and set(lengths) != {"waveform"}
+    if (self.spec is None) == (lengths is None) or is_wrong:
       raise ConfigError(
         f"TASK_FEATURE_LENGTHS is {lengths}; give {{'waveform': samples}} for codec and semantic "
         "training, and none for a stage, whose specification defines the lengths"

@@ -66,6 +66,10 @@ def load_frame_labels(path: str | os.PathLike[str]) -> FrameLabels:
       f"{path} cannot be read as labels ({error}); run launch/make_unit_labels.py again"
     ) from error
   for name, values in clips.items():
-    if values.ndim != 1 or values.dtype.kind not in "iu" or np.any(values >= labels.num_labels):
-      raise DataError(f"the labels of {name} in {path} are not numbers below {labels.num_labels}")
+    is_valid = values.ndim == 1 and values.dtype.kind in "iu"
+    if not is_valid or np.any((values < 0) | (values >= labels.num_labels)):
+      raise DataError(
+        f"the labels of {name} in {path} are not numbers from 0 to {labels.num_labels - 1}; run "
+        "launch/make_unit_labels.py again"
+      )
   return labels

@@ -76,8 +76,8 @@ def register_audio_tasks(
 
   Raises:
     BundleError: the bundle cannot be read.
-    DataError: the source cannot be used, or the rates, vocabularies or levels of a stage do not fit
-      the tokens.
+    DataError: the source cannot be used, the rates, vocabularies or levels of a stage do not fit
+      the tokens, or a token store has no codes and `stage_specs` is None.
   """
   tokenizers = _load(bundle)
   token_hash = None if tokenizers is None else tokenizers.token_hash
@@ -348,5 +348,7 @@ def _checked_stages(
 
 
 def _stages_for(streams: Mapping[str, Stream]) -> Mapping[str, StageSpec]:
+  if CODES not in streams:
+    raise DataError("the tokens have no codes, which the stages of the paper need; set stage_specs")
   levels = streams[CODES].levels
   return stages.paper_stages(num_quantizers=levels, **vocabularies_and_rates(streams))

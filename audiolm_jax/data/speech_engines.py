@@ -209,12 +209,15 @@ def finish(
     speed: factor that scales pitch, formants and tempo together.
 
   Raises:
-    SpeechError: the speech without its silent ends is shorter than 0.2 s.
+    SpeechError: the speech is silent except for its DC offset, or it is shorter than 0.2 s without
+      its silent ends.
   """
   # Resampling would convert a DC offset to a step at both ends.
   waveform = soxr.resample(waveform - waveform.mean(), rate * speed, to_rate, quality="HQ")
   peak = np.abs(waveform).max()
   loud = np.flatnonzero(np.abs(waveform) > _SILENT_BELOW * peak)
+  if not loud.size:
+    raise SpeechError("the audio is silent: all of its samples are equal")
   seconds = (loud[-1] - loud[0]) / to_rate
   if seconds < _SHORTEST:
     raise SpeechError(f"{seconds:.2f} s of audio is too short for a sentence")

@@ -60,7 +60,10 @@ class HostNames:
 
   def allows_origin(self, origin: str, host: str) -> bool:
     """Returns whether a page may send requests, given the headers Origin and Host of a request."""
-    place = urlsplit(origin).netloc.lower()
+    try:
+      place = urlsplit(origin).netloc.lower()
+    except ValueError:  # an unmatched bracket, as of an IPv6 address
+      return False
     return place == host.lower() or _name_of(place) in self._trusted
 
 

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from audiolm_jax.bundles import Bundle, speaking
+from audiolm_jax.core.errors import UserError
 from audiolm_jax.demo import folders, guard, library, page, routes, speech_api
 from audiolm_jax.demo.jobs import Jobs
 from audiolm_jax.demo.requests import RequestLimits
@@ -67,8 +68,7 @@ def running(
     voices: voices by the names that programs use in requests.
 
   Raises:
-    UserError: Gradio is not installed.
-    OSError: the port is not free.
+    UserError: Gradio is not installed, or the server cannot listen on the port.
   """
   with folders.temporary() as folder, _uploads_in(folder):
     gr = library.load("gradio")  # reads the folder of its files from the environment at import
@@ -80,33 +80,40 @@ def running(
     turns = Turns(concurrency, max_queue)
     blocks = page.build(bundles, limits, jobs, turns)
     blocks.queue(api_open=False)
-    _, url, public_url = blocks.launch(
-      server_name=host,
-      server_port=port,
-      share=share,
-      prevent_thread_lock=True,
-      quiet=True,
-      max_file_size=limits.max_upload_bytes,
-      max_threads=max(_LEAST_THREADS, concurrency + max_queue),  # requests wait in threads
-      app_kwargs={
-        "routes": [
-          *routes.routes(jobs),
-          speech_api.route(bundles, voices, limits, jobs, turns),
-        ],
-        "middleware": [
-          middleware(guard.Guard, names=names, max_upload_bytes=limits.max_upload_bytes)
-        ],
-      },
-      state_session_capacity=1000,
-      run_history=False,
-      enable_monitoring=False,
-      ssr_mode=False,
-      mcp_server=False,
-      footer_links=[],
-      theme=gr.themes.Default(font="system-ui", font_mono="monospace"),
-      css=page.CSS,
-      head=page.HEAD,
-    )
+    try:
+      _, url, public_url = blocks.launch(
+        server_name=host,
+        server_port=port,
+        share=share,
+        prevent_thread_lock=True,
+        quiet=True,
+        max_file_size=limits.max_upload_bytes,
+        max_threads=max(_LEAST_THREADS, concurrency + max_queue),  # requests wait in threads
+        app_kwargs={
+          "routes": [
+            *routes.routes(jobs),
+            speech_api.route(bundles, voices, limits, jobs, turns),
+          ],
+          "middleware": [
+            middleware(guard.Guard, names=names, max_upload_bytes=limits.max_upload_bytes)
+          ],
+        },
+        state_session_capacity=1000,
+        run_history=False,
+        enable_monitoring=False,
+        ssr_mode=False,
+        mcp_server=False,
+        footer_links=[],
+        theme=gr.themes.Default(font="system-ui", font_mono="monospace"),
+        css=page.CSS,
+        head=page.HEAD,
+      )
+    except OSError as error:
+      where = "a port from 7860 on" if port is None else f"port {port}"
+      reason = " ".join(str(error).split(". ")[0].split())
+      raise UserError(
+        f"the server cannot listen on {where} of {host} ({reason}); choose another --port or --host"
+      ) from error
     if public_url is not None:
       names.add(urlsplit(public_url).hostname or "")
     ended = threading.Event()

@@ -16,6 +16,10 @@ _AAC_DELAY = 1_024  # samples of silence that the encoder adds at the start
 # The synthetic music: notes per second, partials of a note, and the range in MIDI numbers.
 _NOTES, _OVERTONES, _LOWEST, _HIGHEST = 6.0, 8, 45, 81
 _FORMATS = {"mp3": ("MP3", "MPEG_LAYER_III"), "opus": ("OGG", "OPUS")}
+_SAMPLE_RATES = {
+  "mp3": (8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000),
+  "opus": (8_000, 12_000, 16_000, 24_000, 48_000),
+}
 
 
 def compress(
@@ -23,25 +27,48 @@ def compress(
 ) -> tuple[Float[np.ndarray, "samples"], float]:
   """Encodes and decodes a waveform with a lossy codec.
 
+  If the codec does not support the sample rate, the waveform is resampled to `codec_rate` before,
+  and back after.
+
   Args:
     waveform: samples in [-1, 1].
-    sample_rate: sample rate of the waveform in Hz, which the codec must support. Opus supports 8,
-      12, 16, 24 and 48 kHz.
+    sample_rate: sample rate of the waveform in Hz.
     codec: "mp3" or "opus".
     level: compression level, from 0 for the highest bit rate of the codec to 1 for the lowest.
 
   Returns:
     The decoded waveform, and the bit rate of the file in bits per second.
   """
-  encoded = encode(waveform, sample_rate, codec, level)
+  coded_rate, coded = codec_rate(codec, sample_rate), waveform
+  if coded_rate != sample_rate:
+    coded = soxr.resample(waveform, sample_rate, coded_rate)
+  encoded = encode(coded, coded_rate, codec, level)
   rate = 8 * len(encoded) * sample_rate / len(waveform)
   return decode(encoded, sample_rate, len(waveform)), rate
+
+
+def codec_rate(codec: str, sample_rate: int) -> int:
+  """Returns the lowest sample rate of a codec that is not below `sample_rate`, else its highest.
+
+  Args:
+    codec: "mp3" or "opus".
+    sample_rate: sample rate in Hz.
+  """
+  rates = _SAMPLE_RATES[codec]
+  return next((rate for rate in rates if rate >= sample_rate), rates[-1])
 
 
 def encode(
   waveform: Float[np.ndarray, "samples"], sample_rate: int, codec: str, level: float
 ) -> bytes:
-  """Encodes a waveform with a lossy codec and returns the content of the file; see `compress`."""
+  """Encodes a waveform with a lossy codec and returns the content of the file.
+
+  Args:
+    waveform: samples in [-1, 1].
+    sample_rate: sample rate of the waveform in Hz, which the codec must support, see `codec_rate`.
+    codec: "mp3" or "opus".
+    level: compression level, see `compress`.
+  """
   container, subtype = _FORMATS[codec]
   encoded = io.BytesIO()
   with soundfile.SoundFile(

@@ -112,6 +112,8 @@ class NgramTable:
     return (self._count(previous, targets) + weight * prior) / (self._contexts[previous] + weight)
 
   def _count(self, previous: np.ndarray, targets: np.ndarray) -> Float[np.ndarray, " n"]:
+    if not len(self._pairs):
+      return np.zeros(len(targets))
     keys = previous.astype(np.int64) * self._vocab + targets
     at = np.minimum(np.searchsorted(self._pairs, keys), len(self._pairs) - 1)
     return np.where(self._pairs[at] == keys, self._pair_counts[at], 0).astype(np.float64)

@@ -50,7 +50,7 @@ class Options:
   piece_seconds: float = _setting("Longer clips are cut into pieces of this length.", 14.0, 1.0)
   prompt_seconds: float = _setting("Length of a prompt.", 3.0, 0.5)
   duration: float = _setting("Length of a continuation in seconds.", 7.0, 0.5)
-  encode_hours: float = _setting("Length of the file that the suite cost encodes.", 1.0)
+  encode_hours: float = _setting("Length of the file that the suite cost encodes.", 1.0, 0.001)
   speaker_steps: int = _setting("Training steps of the speaker classifier.", 2_000, 1)
   seed: int = _setting("Seed of the choice of clips and of sampling.", 0)
 

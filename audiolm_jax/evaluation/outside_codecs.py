@@ -14,7 +14,6 @@ from audiolm_jax.evaluation.codec import BITS_PER_SECOND, reconstruction_metrics
 from audiolm_jax.evaluation.metric import Metric
 from audiolm_jax.io import audio
 
-_OPUS_SAMPLE_RATES = (8_000, 12_000, 16_000, 24_000, 48_000)
 _OPUS_RATES = (6_000, 9_000, 12_000)
 _OPUS_HEADERS = 2  # packets before the first packet with sound
 # Bits per second at libsndfile's compression levels 1 and 0; the bit rate is linear in the level.
@@ -82,7 +81,7 @@ def opus_codecs(sample_rate: int) -> list[OutsideCodec]:
     raise UserError(
       f"libsndfile {version} has no Opus; pip install soundfile installs one with Opus"
     )
-  own_rate = next((r for r in _OPUS_SAMPLE_RATES if r >= sample_rate), _OPUS_SAMPLE_RATES[-1])
+  own_rate = degradations.codec_rate("opus", sample_rate)
 
   def at_rate(bits_per_second: int) -> OutsideCodec:
     level = (_OPUS_HIGHEST - bits_per_second) / (_OPUS_HIGHEST - _OPUS_LOWEST)

@@ -91,7 +91,14 @@ def _zerospeech(folder: Path) -> Iterator[SoundPair]:
       raise DataError(
         f"{folder / 'gold.csv'}: pair {number} has only one of its two rows; download it again"
       )
-    categories = (kind,) if kind else _frequency(both["1"].get("frequency", ""))
+    frequency = both["1"].get("frequency", "")
+    try:
+      categories = (kind,) if kind else _frequency(frequency)
+    except ValueError as error:
+      raise DataError(
+        f"{folder / 'gold.csv'}: the frequency of pair {number} is {configs.shown(frequency)}, "
+        "which is not a number; download it again"
+      ) from error
     good, bad = (str(_sound(folder, both[which]["filename"])) for which in ("1", "0"))
     yield SoundPair(f"{kind}/{subtype}/{number}", categories, good, bad)
 

@@ -216,11 +216,12 @@ def write_csv(path: str | os.PathLike[str], rows: Mapping[str, Sequence[Row]]) -
 def number(value: float) -> str:
   """Returns a value as text with three significant digits; "none" for NaN.
 
-  Values of 1000 or more in magnitude are rounded to whole numbers.
+  Values of 999.5 or more in magnitude are rounded to whole numbers.
   """
   if math.isnan(value):
     return "none"
-  return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+  rounded = f"{value:.3g}"
+  return f"{value:.0f}" if abs(float(rounded)) >= 1000 else rounded
 
 
 def interval(estimate: Estimate) -> str:

@@ -47,8 +47,9 @@ class TransformerConfig(configs.Renewed):
     mlp_dim: width inside the feed-forward layers.
     feed_forward: activation, see `FeedForward`.
     positions: representation of positions, see `Positions`.
-    num_buckets: number of buckets of T5 positions.
-    max_distance: all distances from this number on are in the same T5 bucket.
+    num_buckets: number of buckets of T5 positions, at least 2.
+    max_distance: all distances from this number on are in the same T5 bucket; more than half of
+      `num_buckets`.
     rotary_base: base of rotary positions; all wavelengths are between 2 pi and 2 pi times the base,
       in positions.
     num_frame_embeddings: number of rows of a learned embedding table for frame ids; source and
@@ -98,6 +99,14 @@ class TransformerConfig(configs.Renewed):
       )
     if self.positions is Positions.ROTARY and self.head_size % 2:
       raise ConfigError(f"rotary positions need an even head_dim, not {self.head_size}")
+    if self.positions is Positions.T5_RELATIVE:
+      if self.num_buckets < 2:
+        raise ConfigError(f"num_buckets is {self.num_buckets}; T5 positions need at least 2")
+      if self.max_distance <= self.num_buckets // 2:
+        raise ConfigError(
+          f"max_distance is {self.max_distance}; T5 positions with num_buckets {self.num_buckets} "
+          f"need more than {self.num_buckets // 2}"
+        )
 
   def shape(self) -> "TransformerConfig":
     """Returns the configuration with fixed values for the settings of the computation.

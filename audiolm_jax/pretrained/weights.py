@@ -51,7 +51,7 @@ def fields_of(
 
   Raises:
     ConfigError: the type of the model or the value of a field is not as required, or the code in
-      the context reads a missing field.
+      the context reads a missing field or fails because of the value of a field.
   """
   found = published.get("model_type")
   if found != model_type:
@@ -68,6 +68,14 @@ def fields_of(
     raise ConfigError(
       f"config.json lacks {error}; use the file published with the weights"
     ) from None
+  except UserError:  # a subclass of ValueError
+    raise
+  except (TypeError, ValueError, AttributeError, IndexError, ArithmeticError) as error:
+    reason = " ".join(str(error).split())
+    raise ConfigError(
+      f"config.json has a field with an invalid value ({reason}); use the file published with the "
+      "weights"
+    ) from error
 
 
 class PublishedWeights:
@@ -180,6 +188,8 @@ def read_published(source: str | os.PathLike[str]) -> Published:
   config_path = path.parent / _CONFIG
   try:
     config = plain_json.parse(config_path.read_bytes())
+    if not isinstance(config, dict):
+      raise ValueError(f"{_CONFIG} is not a JSON object")
     tensors = safetensors.numpy.load_file(path)
     with open(path, "rb") as file:
       sha256 = hashlib.file_digest(file, "sha256").hexdigest()

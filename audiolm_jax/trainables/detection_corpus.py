@@ -24,7 +24,7 @@ from audiolm_jax.core import plain_json
 from audiolm_jax.core.errors import AudioError, DataError
 from audiolm_jax.data import manifest
 from audiolm_jax.data.manifest import AudioClip
-from audiolm_jax.io import audio, files
+from audiolm_jax.io import audio, files, storage
 from audiolm_jax.io.provenance import Provenance
 
 LABELS = ("real", "synthetic")
@@ -214,6 +214,8 @@ def _pairs_of_batch(
 
 def _is_in(folder: Path, clip: AudioClip) -> bool:
   """Returns whether a clip is in the folder of the corpus, so that an earlier call wrote it."""
+  if storage.is_url(clip.path):
+    return False
   return Path(clip.path).absolute().is_relative_to(folder.absolute())
 
 

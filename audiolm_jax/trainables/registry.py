@@ -11,7 +11,7 @@ from audiolm_jax.core.configs import JsonDict
 from audiolm_jax.core.errors import CheckpointError
 from audiolm_jax.core.keys import new_key
 from audiolm_jax.training import partitioning
-from audiolm_jax.training.checkpoints import Checkpoints, read_model_json
+from audiolm_jax.training.checkpoints import MODEL_FILE, Checkpoints, read_model_json
 
 # Module, trainable and configuration of each component. A module is imported on use, so reading the
 # run of a codec does not import the stages.
@@ -48,8 +48,8 @@ def load_inference_params(
     arrays. If the run computes averaged parameters, these are returned.
 
   Raises:
-    CheckpointError: the folder is not a run folder, the component is unknown, the step is missing,
-      or no checkpoint can be read.
+    CheckpointError: the folder is not a run folder, its model.json lacks a field, the component is
+      unknown, the step is missing, or no checkpoint can be read.
     ConfigError: the recorded configuration is invalid.
   """
   description = read_model_json(model_dir)
@@ -59,6 +59,11 @@ def load_inference_params(
     raise CheckpointError(
       f"{model_dir} trains {component!r}; known components are {', '.join(COMPONENTS)}"
     )
+  for field in ("config", "batch_shapes"):
+    if field not in description:
+      raise CheckpointError(
+        f"{model_dir}/{MODEL_FILE} lacks {field!r}; restore the file, or train the model again"
+      )
   module_name, trainable_name, config_name = home
   module = importlib.import_module(module_name)
   config = configs.from_dict(getattr(module, config_name), description["config"])

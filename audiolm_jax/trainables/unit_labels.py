@@ -100,7 +100,9 @@ def cepstral_features(front_end: LogMelConfig) -> FrameFeatures:
     basis = np.cos(np.pi / front_end.num_mels * np.outer(band + 0.5, order))
     cepstra = mel @ basis
     cepstra = (cepstra - cepstra.mean(0)) / (cepstra.std(0) + 1e-3)
-    return np.concatenate([cepstra, 2 * np.gradient(cepstra, axis=0)], axis=1).astype(np.float32)
+    # One frame has no derivative.
+    slopes = np.gradient(cepstra, axis=0) if len(cepstra) > 1 else np.zeros_like(cepstra)
+    return np.concatenate([cepstra, 2 * slopes], axis=1).astype(np.float32)
 
   def with_context(features: Features) -> Float[np.ndarray, "frames together"]:
     padded = np.pad(features, ((_CONTEXT, _CONTEXT), (0, 0)), mode="edge")

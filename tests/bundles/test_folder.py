@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import shutil
 
 import jax
@@ -146,6 +147,32 @@ def test_a_save_that_fails_leaves_the_old_bundle(miniature_bundle, saved, tmp_pa
     save_bundle(dataclasses.replace(miniature_bundle, name="second"), saved)
   assert load_bundle(saved).name == "miniature"
   assert [p.name for p in tmp_path.iterdir()] == ["mini"]
+
+
+def test_a_folder_that_cannot_take_its_place_leaves_the_old_bundle(
+  miniature_bundle, saved, tmp_path, monkeypatch
+):
+  rename, calls = os.rename, []
+
+  def second_fails(source, target):
+    calls.append(target)
+    if len(calls) == 2:
+      raise OSError(13, "Permission denied")
+    rename(source, target)
+
+  monkeypatch.setattr(folder.os, "rename", second_fails)
+  with pytest.raises(BundleError, match="Permission denied"):
+    save_bundle(dataclasses.replace(miniature_bundle, name="second"), saved)
+  assert load_bundle(saved).name == "miniature"
+  assert [p.name for p in tmp_path.iterdir()] == ["mini"]
+
+
+@pytest.mark.parametrize("value", [{1, 2}, np.float32(1.0), {("a", "b"): 1}, float("nan")])
+def test_metadata_that_are_not_json_are_refused(miniature_bundle, tmp_path, value):
+  bundle = dataclasses.replace(miniature_bundle, metadata={"steps": value})
+  with pytest.raises(BundleError, match="'miniature' cannot be written as a bundle") as caught:
+    save_bundle(bundle, tmp_path / "mini")
+  assert "\n" not in str(caught.value) and not list(tmp_path.iterdir())
 
 
 def test_unknown_names_list_the_shipped_bundles(tmp_path, monkeypatch, saved):

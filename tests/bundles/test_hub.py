@@ -60,6 +60,15 @@ def test_push_replaces_a_bundle_only_with_overwrite(
   assert "fine_stage.safetensors" not in hub.repositories["user/mini"]
 
 
+def test_push_deletes_no_file_of_a_repository_without_a_bundle(run_cli, hub, saved):
+  hub.repositories["user/mine"] = {"model.safetensors": b"mine", "README.md": b"# Mine"}
+  pushed = run_cli(COMMAND, "push", saved, "user/mine")
+  assert pushed.code == 0, pushed.err
+  files = hub.repositories["user/mine"]
+  assert files["model.safetensors"] == b"mine" and files["README.md"] == b"# Mine"
+  assert {path.name for path in saved.iterdir()} < set(files)
+
+
 def test_pull_replaces_a_bundle_only_with_overwrite(
   run_cli, hub, saved, miniature_bundle, tmp_path
 ):

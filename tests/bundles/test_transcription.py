@@ -9,7 +9,7 @@ import soundfile
 from helpers_conditioned import CONFIG, SPEC, conditioned_params
 
 from audiolm_jax.bundles import load_bundle, save_bundle
-from audiolm_jax.bundles.settings import temperatures_of
+from audiolm_jax.bundles.settings import options_of, temperatures_of
 from audiolm_jax.core.errors import BundleError, UserError
 from audiolm_jax.lm import text
 from audiolm_jax.lm.conditioned import transcript_stage
@@ -63,6 +63,9 @@ def test_the_stage_changes_neither_speech_nor_continuations(bundle, miniature_bu
   assert [spec.name for spec in bundle.cascade._needed] == [*names]
   assert "transcript" not in temperatures_of(bundle) and "text" in temperatures_of(bundle)
   assert [*bundle.text_cascade._samplers] == ["text"]
+  assert [*options_of(bundle, {}, 0.0).stages] == [*names, "text"]
+  with pytest.raises(UserError, match="temperature of 'transcript'; the stages of"):
+    options_of(bundle, {"temperature": {"transcript": 1.0}}, 0.0)
 
 
 @pytest.mark.usefixtures("types_not_checked")

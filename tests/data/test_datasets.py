@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from audiolm_jax.core.errors import ConfigError
 from audiolm_jax.data import datasets, token_shards, token_store
 from audiolm_jax.lm import stages
 from tests.conftest import melody
@@ -52,3 +53,12 @@ def test_batches_have_the_declared_shapes(kind, corpus):
   assert {name: (x.shape, x.dtype) for name, x in declared.items()} == {
     name: (np.shape(x), np.asarray(x).dtype) for name, x in batch.items()
   }
+
+
+@pytest.mark.parametrize(
+  ("lengths", "spec"),
+  [(None, None), ({}, None), ({"codes": 4}, None), ({}, SPEC), ({"waveform": 4}, SPEC)],
+)
+def test_a_task_has_either_the_length_of_waveforms_or_a_stage(lengths, spec):
+  with pytest.raises(ConfigError, match="TASK_FEATURE_LENGTHS is"):
+    datasets.SeqioDataset("task", lengths, spec)

@@ -48,7 +48,11 @@ def test_damaged_files_and_labels_out_of_range_are_rejected(tmp_path, counted):
   with pytest.raises(DataError, match="cannot be read as labels"):
     load_frame_labels(path)
   save_frame_labels(path, FrameLabels({"x": np.array([5])}, 5, HOP, 16_000))
-  with pytest.raises(DataError, match=r"labels of x .* are not numbers below 5"):
+  with pytest.raises(DataError, match=r"labels of x .* are not numbers from 0 to 4"):
+    load_frame_labels(path)
+  numbers = {"num_labels": 5, "hop_length": HOP, "sample_rate": 16_000}
+  np.savez(path, **{"clip/y": np.array([0, -1])}, **numbers)  # pyright: ignore[reportArgumentType]: names of arrays
+  with pytest.raises(DataError, match=r"labels of y .* are not numbers from 0 to 4"):
     load_frame_labels(path)
 
 

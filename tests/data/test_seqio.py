@@ -409,3 +409,15 @@ def test_a_missing_cache_is_reported_with_the_fix(corpus, tmp_path, cache_dirs):
 
 def test_tensorflow_leaves_the_accelerator_to_jax():
   assert tf.config.get_visible_devices("GPU") == []
+
+
+def test_a_store_without_codes_needs_specs_of_its_stages(tmp_path):
+  writer = token_store.TokenStoreWriter(tmp_path, "hash-a")
+  writer.add(token_shards.TokenClip("a", {"semantic": np.arange(10, dtype=np.int32)}, "train"))
+  writer.finish()
+  with pytest.raises(DataError, match=r"have no codes.*set stage_specs"):
+    registration.register_audio_tasks("mute", tmp_path)
+  names = registration.register_audio_tasks(
+    "mute", tmp_path, stage_specs={"semantic": SPECS["semantic"]}
+  )
+  assert names == ["mute_tokens", "mute_semantic_stage"]

@@ -102,6 +102,8 @@ def test_finished_speech_is_as_loud_and_has_ends_as_all_other():
   click[8000] = 1.0
   with pytest.raises(SpeechError, match="too short"):
     speech_engines.finish(click, 16_000, 16_000)
+  with pytest.raises(SpeechError, match="all of its samples are equal"):
+    speech_engines.finish(np.full(16_000, 0.5, np.float32), 16_000, 24_000)
 
 
 @pytest.mark.parametrize("name", speech_engines.ENGINES)

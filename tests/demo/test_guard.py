@@ -137,3 +137,8 @@ def test_an_application_that_answers_the_error_itself_is_overruled():
 def test_hosts_that_only_this_machine_reaches():
   assert [is_local(h) for h in ("127.0.0.1", "::1", "localhost", "127.8.0.1")] == [True] * 4
   assert not any(is_local(h) for h in ("0.0.0.0", "::", "192.168.1.5", "my-host"))
+
+
+@pytest.mark.parametrize("origin", ["http://[", "http://[::1", "null", ""])
+def test_an_origin_that_is_no_address_is_refused(origin):
+  assert served("127.0.0.1:7860", origin=origin) == (403, 0)

@@ -1,8 +1,14 @@
 """What a server sweeps away behind itself."""
 
 import os
+import socket
 import time
 
+import pytest
+
+from audiolm_jax.core.errors import UserError
+from audiolm_jax.demo import page, server
+from audiolm_jax.demo.requests import RequestLimits
 from audiolm_jax.demo.server import remove_old
 
 
@@ -29,3 +35,19 @@ def test_the_oldest_goes_where_all_take_up_too_much(tmp_path):
   remove_old(tmp_path, keep=(), keep_seconds=60.0, keep_bytes=100)
   assert not (tmp_path / "first").exists()
   assert (tmp_path / "second").exists() and (tmp_path / "deep" / "third").exists()
+
+
+def test_a_port_that_is_in_use_is_named(monkeypatch):
+  gradio = pytest.importorskip("gradio")
+  with gradio.Blocks() as empty:
+    pass
+  monkeypatch.setattr(page, "build", lambda *_: empty)
+  with socket.create_server(("127.0.0.1", 0)) as other:
+    port = other.getsockname()[1]
+    wanted = rf"on port {port} of 127\.0\.0\.1 .*; choose another --port"
+    with (
+      pytest.raises(UserError, match=wanted) as caught,
+      server.running({}, RequestLimits(), port=port),
+    ):
+      pass
+  assert "\n" not in str(caught.value)

@@ -90,3 +90,9 @@ def test_the_missing_package_is_named(monkeypatch):
   monkeypatch.setattr(communities.importlib.util, "find_spec", lambda name: None)
   with pytest.raises(UserError, match="pip install 'scikit-network"):
     communities.check_installed()
+
+
+def test_every_channel_keeps_the_length_at_44100_hz():
+  clip = np.resize(melody(1.0), 44_100)
+  for name, channel in communities.channels(44_100).items():
+    assert channel(clip).shape == clip.shape, name

@@ -58,3 +58,16 @@ def test_music_has_the_requested_ratio_and_the_notes_of_a_scale():
   np.testing.assert_allclose(loudest, np.round(loudest), atol=0.1)
   assert {int(note) % 12 for note in np.round(loudest)} <= {0, 2, 4, 5, 7, 9, 11}
   assert (degradations.piano(4 * RATE, RATE, seed=2) != music).any()
+
+
+@pytest.mark.parametrize(
+  ("codec", "level", "rate"),
+  [("opus", 0.93, 44_100), ("opus", 0.93, 22_050), ("opus", 0.93, 96_000), ("mp3", 0.8, 20_000)],
+)
+def test_codecs_accept_rates_that_they_do_not_support(codec, level, rate):
+  time = np.arange(rate) / rate
+  sound = (0.3 * np.sin(2 * np.pi * 440 * time)).astype(np.float32)
+  decoded, bits = degradations.compress(sound, rate, codec, level)
+  assert decoded.shape == sound.shape and bits > 1000
+  spectrum, expected = (np.abs(np.fft.rfft(x)) for x in (decoded, sound))  # MP3 adds a delay
+  assert spectrum.argmax() == 440 and spectrum[440] == pytest.approx(expected[440], rel=0.1)

@@ -57,3 +57,10 @@ def test_backoff_is_no_worse_than_adding_a_constant_on_little_data():
   train, valid = (stages.stage_sequence(SEMANTIC, part) for part in (skewed[:80], skewed[80:]))
   losses = NgramTable(SEMANTIC, [train]).losses([valid])
   assert losses.bigram_backoff <= losses.bigram
+
+
+def test_a_table_without_training_data_has_the_loss_of_a_uniform_distribution():
+  rng = np.random.default_rng(0)
+  losses = NgramTable(SEMANTIC, []).losses([stages.stage_sequence(SEMANTIC, chain(rng, 50))])
+  found = (losses.unigram, losses.bigram, losses.bigram_backoff)
+  assert found == pytest.approx((np.log(8),) * 3)

@@ -52,6 +52,13 @@ def test_bands_of_frequency_are_those_of_the_benchmark(count, band):
   assert pairs._frequency(count) == (band, pairs.IN_VOCABULARY)
 
 
+def test_a_frequency_that_is_no_number_is_refused(tmp_path):
+  (tmp_path / "gold.csv").write_text(LEXICAL.replace("A,17", "A,often"))
+  write(tmp_path, ["aa", "ab", "ac", "ad", "ae", "af"])
+  with pytest.raises(DataError, match=r"gold\.csv: the frequency of pair 1 is 'often'"):
+    pairs.read_pairs(tmp_path)
+
+
 def test_sentences_of_zerospeech_are_counted_by_type(tmp_path):
   (tmp_path / "gold.csv").write_text(SYNTACTIC)
   write(tmp_path, ["s0", "s1", "s2", "s3"])

@@ -62,3 +62,19 @@ def test_an_average_over_clips_can_be_restricted_to_some():
   assert (ratio.estimate.value, ratio.over([0], "").estimate.value) == (1 / 8, 1 / 2)
   with pytest.raises(ValueError, match="not an average over clips"):
     Row(EMPTY, exact(1.0)).over([0], "")
+
+
+@pytest.mark.parametrize(
+  ("value", "text"),
+  [
+    (0.12345, "0.123"),
+    (999.4, "999"),
+    (999.7, "1000"),
+    (-999.7, "-1000"),
+    (1234.5, "1234"),
+    (math.nan, "none"),
+    (math.inf, "inf"),
+  ],
+)
+def test_numbers_have_three_digits_and_no_exponent_below_a_million(value, text):
+  assert report.number(value) == text

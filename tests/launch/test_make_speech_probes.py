@@ -3,6 +3,7 @@ import random
 import shutil
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -60,3 +61,21 @@ def test_what_is_made_can_be_read_by_the_suites(tmp_path):
   for item in items:
     sound = soundfile.info(tmp_path / "out" / "abx" / f"{item.file}.wav")
     assert 0 < item.onset < item.offset < sound.duration
+
+
+@pytest.mark.parametrize("num_speakers", [0, 1, 2])
+def test_a_change_of_speaker_needs_two_speakers(script, tmp_path, monkeypatch, num_speakers):
+  monkeypatch.setattr(script, "FLAGS", types.SimpleNamespace(seconds=0.5))
+  rows = [{"path": "short.wav", "speaker": "short", "split": "valid"}]
+  soundfile.write(tmp_path / "short.wav", melody(0.8), 16_000)
+  for i in range(num_speakers):
+    soundfile.write(tmp_path / f"{i}.wav", melody(1.2, seed=i), 16_000)
+    rows.append({"path": f"{i}.wav", "speaker": f"s{i}", "split": "valid"})
+  (tmp_path / "m.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+  if num_speakers < 2:
+    with pytest.raises(SystemExit, match=f"by {num_speakers} speakers .* at least two speakers"):
+      script.read_speakers(str(tmp_path / "m.jsonl"))
+    return
+  clips = script.read_speakers(str(tmp_path / "m.jsonl"))
+  made = script.write_speakers(clips, str(tmp_path / "speakers"), random.Random(0))
+  assert [row["id"] for row in made] == ["s0", "s1"]

@@ -192,11 +192,20 @@ def test_config_survives_json():
     ({"dim": 10, "num_heads": 4}, "dim 10 is not a multiple of num_heads 4"),
     ({"num_kv_heads": 3}, "num_heads 16 is not a multiple of num_kv_heads 3"),
     ({"positions": "rotary", "head_dim": 5}, "even head_dim"),
+    ({"num_buckets": 1}, "num_buckets is 1; T5 positions need at least 2"),
+    (
+      {"max_distance": 16},
+      "max_distance is 16; T5 positions with num_buckets 32 need more than 16",
+    ),
   ],
 )
 def test_impossible_configs_are_refused(values, message):
   with pytest.raises(ConfigError, match=message):
     TransformerConfig(**values)
+
+
+def test_rotary_positions_need_no_buckets():
+  assert TransformerConfig(positions="rotary", num_buckets=1, max_distance=0).num_buckets == 1
 
 
 def test_missing_frame_ids_are_named():

@@ -1,5 +1,7 @@
 """Our EnCodec against what `transformers` made of the same weights (see encodec_reference.py)."""
 
+import shutil
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -142,6 +144,9 @@ def test_weights_that_do_not_fit_are_named():
     ({"use_causal_conv": False}, tensors, ConfigError, "use_causal_conv False"),
     ({"normalize": True}, tensors, ConfigError, "normalize True"),
     ({"codebook_dim": 4}, tensors, ConfigError, "codebook_dim 4 and hidden_size 8"),
+    ({"upsampling_ratios": 5}, tensors, ConfigError, "'int' object is not reversible"),
+    ({"codebook_size": 0}, tensors, ConfigError, "config.json has a field with an invalid value"),
+    ({"target_bandwidths": []}, tensors, ConfigError, "config.json has a field with an invalid"),
     ({}, extra, DataError, "encoder.layers.2.alpha"),
     ({}, missing, DataError, "lack 'decoder.layers.1.lstm.bias_hh_l1'"),
   ):
@@ -150,3 +155,10 @@ def test_weights_that_do_not_fit_are_named():
     assert "\n" not in str(caught.value)
   with pytest.raises(ConfigError, match="lacks 'num_filters'"):
     encodec.read_config({k: v for k, v in config.items() if k != "num_filters"})
+
+
+def test_a_configuration_that_is_no_json_object_is_refused(tmp_path):
+  shutil.copy(GOLDEN / "encodec" / "model.safetensors", tmp_path)
+  (tmp_path / "config.json").write_text("[]")
+  with pytest.raises(DataError, match=r"config\.json is not a JSON object"):
+    read_published(tmp_path)

@@ -132,6 +132,7 @@ def test_weights_that_do_not_fit_are_named():
     ({"frame_rate": 25.0}, tensors, ConfigError, "frame_rate 25.0"),
     ({"upsample_groups": 1}, tensors, ConfigError, "upsample_groups 1"),
     ({"rope_parameters": {"rope_type": "yarn"}}, tensors, ConfigError, "rope_type 'yarn'"),
+    ({"rope_parameters": "yarn"}, tensors, ConfigError, "has no attribute 'get'"),
     ({}, extra, DataError, "encoder.layers.2.alpha"),
     ({}, missing, DataError, "lack 'upsample.conv.weight'"),
   ):

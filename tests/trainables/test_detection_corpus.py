@@ -143,6 +143,12 @@ def test_generated_clips_in_the_folder_of_the_recordings_are_no_recordings(
   assert stored[0] == manifest.hash_of(names)
 
 
+def test_recordings_at_a_url_are_not_in_the_working_folder(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  for path, is_in in (("gs://bucket/a.wav", False), ("a.wav", True), ("/a.wav", False)):
+    assert corpus._is_in(Path(), manifest.AudioClip("a", path)) is is_in, path
+
+
 def test_recordings_that_are_all_too_short_are_refused(miniature_bundle, recordings, tmp_path):
   config = CorpusConfig(prompt_seconds=30.0)
   with pytest.raises(DataError, match="no recording of 31 s or more"):

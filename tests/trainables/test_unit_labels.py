@@ -190,3 +190,9 @@ def test_an_encoder_learns_the_labels_and_its_clusters_are_phones(corpus, tmp_pa
   assert tokenizer.spec.frame_rate == 25.0 and tokenizer.spec.num_clusters == 8
   tokens = tokenizer.tokenize_long(soundfile.read(folder / "other_7.wav", dtype="float32")[0])
   assert len(tokens) == -(-len(phones["other_7.wav"]) // 2) and len(set(tokens.tolist())) >= 4
+
+
+def test_a_clip_of_one_frame_has_features_without_slopes():
+  features = cepstral_features(FRONT_END).of(speak("a", "canonical", seed=0)[0][:200])
+  assert features.shape == (1, 26) and np.isfinite(features).all()
+  np.testing.assert_array_equal(features[:, 13:], 0.0)

@@ -154,6 +154,16 @@ def test_an_unknown_component_is_refused(run):
     registry.load_inference_params(run)
 
 
+@pytest.mark.parametrize("field", ["config", "batch_shapes"])
+def test_a_run_without_a_field_is_refused(run, field):
+  path = run / "model.json"
+  description = json.loads(path.read_text()) | {"component": "codec"}
+  del description[field]
+  path.write_text(json.dumps(description))
+  with pytest.raises(CheckpointError, match=rf"model\.json lacks '{field}'; restore the file"):
+    registry.load_inference_params(run)
+
+
 def test_saved_arrays_do_not_change_when_the_caller_overwrites_them(tmp_path):
   saved = checkpoints.Checkpoints(tmp_path)
   state = {"w": jax.numpy.arange(100_000.0)}

@@ -302,7 +302,9 @@ def _fits(key: Json, trial: str, answer: object) -> bool:
     return answer in ("real", "synthetic")
   if kind is ListeningTestKind.PREFERENCE:
     return answer in [str(i) for i in range(len(truth))]
-  return isinstance(answer, dict) and all(
+  if not isinstance(answer, dict) or not answer:
+    return False
+  return all(
     name in [str(i) for i in range(len(truth))]
     and type(value) in (int, float)  # bool is a subclass of int
     and 0 <= value <= 100

@@ -135,6 +135,7 @@ def test_the_command_prints_a_table(run_cli, tmp_path):
 @pytest.mark.parametrize(
   "key, answer",
   [
+    (MUSHRA, {}),
     (MUSHRA, {"0": True}),
     (MUSHRA, {"0": float("nan")}),
     (MUSHRA, {"0": 10**400}),

@@ -67,3 +67,9 @@ def test_a_detector_that_guesses_has_chance_accuracy_within_a_wide_interval():
 def test_pairs_that_are_too_short_are_refused():
   with pytest.raises(DataError, match="no recording is a second longer"):
     detection.detection_suite(Loudness(), make_pairs(seconds=0.9), RATE)
+
+
+def test_every_degradation_keeps_the_length_at_44100_hz():
+  piece = np.resize(melody(1.0), 44_100)
+  for name, degrade in detection._degradations(44_100).items():
+    assert degrade(piece).shape == piece.shape, name
