@@ -1,4 +1,4 @@
-r"""Labels the frames of a speech corpus with units of a canonical voice, to train a unit encoder.
+r"""Labels the frames of a speech corpus with clusters, to train a unit encoder.
 
   python launch/make_unit_labels.py --audio_dir corpus.jsonl --canonical_speaker hibari-heart \
     --output labels.npz
@@ -12,12 +12,17 @@ has also read its text; make_speech_corpus.py creates such corpora. The frames o
 voice are clustered. Each frame of another voice gets the cluster of the canonical frame with which
 it is aligned. The first round uses cepstra as features. For a second round, --encoder_dir names the
 training run of the first round, whose encoder computes the features.
+
+Without --canonical_speaker, every frame gets the cluster of its own features, which --encoder_dir
+or --bundle computes. No texts are needed, and all clips get labels. The last round of the recipe
+uses many such clusters (--num_labels=1024).
 """
 
 from collections.abc import Sequence
 
 from absl import flags
 
+from audiolm_jax.bundles import load_bundle
 from audiolm_jax.core import compilation_cache
 from audiolm_jax.core.command_line import run_cli
 from audiolm_jax.core.errors import ConfigError
@@ -25,19 +30,24 @@ from audiolm_jax.data.frame_labels import save_frame_labels
 from audiolm_jax.data.manifest import list_clips
 from audiolm_jax.io.files import check_writable
 from audiolm_jax.semantic.features import LogMelConfig
+from audiolm_jax.semantic.unit_encoder import UnitTokenizer
 from audiolm_jax.trainables.registry import load_inference_params
 from audiolm_jax.trainables.unit_labels import (
   FrameFeatures,
   cepstral_features,
+  cluster_clips,
   encoder_features,
   label_clips,
 )
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("audio_dir", None, "Manifest with the fields path, speaker and text.")
-flags.DEFINE_string("canonical_speaker", None, "The speaker whose frames are clustered.")
+flags.DEFINE_string(
+  "canonical_speaker", None, "The speaker whose frames are clustered; default: all speakers."
+)
 flags.DEFINE_string("output", None, "The .npz file to write.")
 flags.DEFINE_string("encoder_dir", None, "MODEL_DIR of an earlier round; cepstra by default.")
+flags.DEFINE_string("bundle", None, "Bundle with a unit encoder, instead of --encoder_dir.")
 flags.DEFINE_integer("num_labels", 200, "Number of clusters.", 2)
 flags.DEFINE_integer("seed", 0, "Seed of the clustering.")
 flags.DEFINE_float("kept_share", 0.9, "Share of the aligned clips that get labels.", 0.01, 1.0)
@@ -49,27 +59,40 @@ flags.DEFINE_float(
 def main(argv: Sequence[str]) -> None:
   """Writes the labels and prints a report."""
   del argv
-  for name in ("audio_dir", "canonical_speaker", "output"):
+  for name in ("audio_dir", "output"):
     if not FLAGS[name].value:
       raise ConfigError(f"--{name} is required")
   check_writable(FLAGS.output, [FLAGS.audio_dir])
   compilation_cache.enable()
-  labels, report = label_clips(
-    list_clips(FLAGS.audio_dir),
-    FLAGS.canonical_speaker,
-    _features(),
-    num_labels=FLAGS.num_labels,
-    seed=FLAGS.seed,
-    kept_share=FLAGS.kept_share,
-    canonical_share=FLAGS.canonical_share,
-  )
+  clips, features = list_clips(FLAGS.audio_dir), _features()
+  if FLAGS.canonical_speaker:
+    labels, report = label_clips(
+      clips,
+      FLAGS.canonical_speaker,
+      features,
+      num_labels=FLAGS.num_labels,
+      seed=FLAGS.seed,
+      kept_share=FLAGS.kept_share,
+      canonical_share=FLAGS.canonical_share,
+    )
+    print(report)
+  else:
+    labels = cluster_clips(clips, features, num_labels=FLAGS.num_labels, seed=FLAGS.seed)
   save_frame_labels(FLAGS.output, labels)
-  print(report)
   print(f"wrote {FLAGS.output}")
 
 
 def _features() -> FrameFeatures:
+  if FLAGS.bundle:
+    if FLAGS.encoder_dir:
+      raise ConfigError("give either --encoder_dir or --bundle")
+    tokenizer = load_bundle(FLAGS.bundle, stages=()).semantic
+    if not isinstance(tokenizer, UnitTokenizer):
+      raise ConfigError(f"{FLAGS.bundle} has no unit encoder; choose another bundle")
+    return encoder_features(tokenizer.config.encoder, tokenizer.params["encoder"])
   if not FLAGS.encoder_dir:
+    if not FLAGS.canonical_speaker:
+      raise ConfigError("without --canonical_speaker, give --encoder_dir or --bundle")
     return cepstral_features(LogMelConfig(hop_length=320))
   component, config, params = load_inference_params(FLAGS.encoder_dir)
   if component != "units":

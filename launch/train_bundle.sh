@@ -19,7 +19,8 @@
 #             smoke: tiny for a few minutes, which tests all steps but learns very little
 # --canonical_speaker   with small: the speaker in AUDIO_DIR, a manifest with texts, who reads the
 #             texts of all other speakers. The semantic tokens are then units from three rounds of
-#             training, in place of clusters of w2v-BERT features
+#             training with this speaker's sounds and one round with the characters of the texts, in
+#             place of clusters of w2v-BERT features
 # --codec     with small: frame_rate (default), or soundstream, the codec of tiny
 # --acoustic  with small: parallel (default), or cascade, which trains a coarse and a fine stage in
 #             place of the parallel stage, with about as many parameters in total
@@ -42,7 +43,8 @@
 # Steps: codec semantic kmeans tokenizers tokens semantic_stage coarse_stage fine_stage bundle.
 # Options change the steps:
 #   small                parallel_stage in place of coarse_stage and fine_stage
-#   --canonical_speaker  labels units labels_2 units_2 labels_3 units_3 in place of semantic
+#   --canonical_speaker  labels units labels_2 units_2 labels_3 units_3 kmeans_3 tokenizers_3
+#                        labels_4 units_4 in place of semantic
 #   --semantic_audio     semantic_tokens before semantic_stage
 #   --acoustic_only      acoustic_only in place of semantic_stage and coarse_stage;
 #                        acoustic_only_bundle in place of bundle
@@ -159,6 +161,7 @@ case $preset in
     codec_band="held-out loss below 0.55, every perplexity above 400"
     semantic_band="contrastive accuracy 0.1 to 0.6, codebook perplexity above 25"
     units_band="held-out accuracy above 0.5"
+    refined_units_band="held-out accuracy above 0.55, loss of the characters below 1.5"
     kmeans_band="perplexity above 70 % of the clusters, none dead"
     semantic_stage_band="held-out loss well below a bigram table's"
     parallel_stage_band="held-out loss of level 1 below 5 nats per code"
@@ -248,9 +251,10 @@ fi
   fail "--canonical_speaker needs a .jsonl manifest with texts as AUDIO_DIR, not the folder $audio"
 [[ -z $pairs || -f $audio ]] ||
   fail "--pairs needs a .jsonl manifest with source_path as AUDIO_DIR, not the folder $audio"
-step_names=(codec semantic labels units labels_2 units_2 labels_3 units_3 kmeans tokenizers tokens
-  semantic_tokens semantic_stage coarse_stage acoustic_only fine_stage parallel_stage text_stage
-  speech_stage bundle acoustic_only_bundle text_bundle pairs_bundle text_pairs_bundle)
+step_names=(codec semantic labels units labels_2 units_2 labels_3 units_3 kmeans_3 tokenizers_3
+  labels_4 units_4 kmeans tokenizers tokens semantic_tokens semantic_stage coarse_stage
+  acoustic_only fine_stage parallel_stage text_stage speech_stage bundle acoustic_only_bundle
+  text_bundle pairs_bundle text_pairs_bundle)
 for override in ${overrides[@]+"${overrides[@]}"}; do
   [[ " ${step_names[*]} " == *" ${override%%:*} "* && $override == *:-* ]] ||
     fail "--override $override is not STEP:--FLAG with STEP one of ${step_names[*]}"
@@ -347,6 +351,32 @@ units() {
   encoder=$work/units$suffix
 }
 
+# make_tokenizers [SUFFIX]: clusters the features of the encoder in $encoder, and exports codec and
+# semantic tokenizer to the bundle tokenizers$SUFFIX.
+make_tokenizers() {
+  step "kmeans${1-}" "clusters its features into $num_clusters semantic tokens" "$kmeans_band" \
+    "$python" -m audiolm_jax.fit_kmeans --encoder_dir="$encoder" "${corpus[@]}" \
+    ${layer_of_encoder[@]+"${layer_of_encoder[@]}"} --num_clusters="$num_clusters" \
+    --output="$work/kmeans${1-}"
+  step "tokenizers${1-}" "exports codec and semantic tokenizer as a bundle" \
+    "a line with its parts and its size" \
+    "$python" -m audiolm_jax.export_bundle --codec_dir="$work/codec" --kmeans="$work/kmeans${1-}" \
+    --name="$name" --output="$work/tokenizers${1-}" --storage="$storage"
+}
+
+# refine_units SUFFIX BUNDLE: trains the unit encoder of a bundle on many clusters of its own features
+# and on the characters of the texts. Sets $encoder to the folder of the encoder.
+refine_units() {
+  step "labels$1" "labels the frames by clusters of their features" "a perplexity above 700" \
+    "$python" launch/make_unit_labels.py --audio_dir="$audio" --bundle="$2" --num_labels=1024 \
+    --output="$work/labels$1.npz"
+  train "units$1" "trains the unit encoder on sounds and characters" "$refined_units_band" \
+    "refined_units_$size" --gin_file=gin_configs/runs/labelled_frames_in_memory.gin \
+    --gin.AUDIO_DIR="'$audio'" --gin.FRAME_LABELS="'$work/labels$1.npz'" \
+    --gin.INITIAL_BUNDLE="'$2'" --gin.NUM_UNITS="$num_clusters"
+  encoder=$work/units$1
+}
+
 if [[ -z $tokenizers ]]; then
   train codec "trains the codec: waveform to acoustic codes and back" "$codec_band" \
     "$codec_config" --gin_file=gin_configs/runs/audio_in_memory.gin --gin.AUDIO_DIR="'$audio'"
@@ -354,19 +384,17 @@ if [[ -z $tokenizers ]]; then
     units 1 1400 1.5e-3
     units 2 1400 1.2e-3
     units 3 900 1.0e-3
+    num_clusters=512
     layer_of_encoder=()
+    make_tokenizers _3
+    refine_units _4 "$work/tokenizers_3"
   else
     train semantic "trains the semantic encoder" "$semantic_band" \
       "$semantic_config" --gin_file=gin_configs/runs/audio_in_memory.gin --gin.AUDIO_DIR="'$audio'"
     encoder=$work/semantic
     layer_of_encoder=(--layer="$layer")
   fi
-  step kmeans "clusters its features into $num_clusters semantic tokens" "$kmeans_band" \
-    "$python" -m audiolm_jax.fit_kmeans --encoder_dir="$encoder" "${corpus[@]}" \
-    ${layer_of_encoder[@]+"${layer_of_encoder[@]}"} --num_clusters="$num_clusters" --output="$work/kmeans"
-  step tokenizers "exports codec and semantic tokenizer as a bundle" "a line with its parts and its size" \
-    "$python" -m audiolm_jax.export_bundle --codec_dir="$work/codec" --kmeans="$work/kmeans" \
-    --name="$name" --output="$work/tokenizers" --storage="$storage"
+  make_tokenizers
   tokenizers=$work/tokenizers
   parallel_settings=(${latent_settings[@]+"${latent_settings[@]}"})
   has_fine_levels=yes

@@ -35,7 +35,8 @@ def plan(
 ) -> Iterator[Chunk]:
   """Yields the chunks that compute the results of the frames `done` to `until - 1` of a clip.
 
-  All inputs that a kept result depends on are in its chunk or in the state.
+  The results to keep of each chunk depend only on the chunk, its margins and the state; see
+  `ChunkedModel`.
 
   Args:
     model: the model to run.

@@ -37,7 +37,11 @@ class DependentTypes(abc.ABC):
   @classmethod
   @abc.abstractmethod
   def field_types(cls, values: Json) -> Mapping[str, type]:
-    """Returns the types of the dependent fields by name, given the JSON values of all fields."""
+    """Returns the types of the dependent fields by name.
+
+    Args:
+      values: the JSON values of the configuration; fields that have defaults may be missing.
+    """
 
 
 class Renewed(abc.ABC):

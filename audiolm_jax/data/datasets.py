@@ -15,6 +15,7 @@ from audiolm_jax.core.errors import ConfigError
 from audiolm_jax.data import in_memory
 from audiolm_jax.data.frame_labels import load_frame_labels
 from audiolm_jax.lm.stage import StageSpec
+from audiolm_jax.lm.text import ENGLISH
 from audiolm_jax.training.batches import Batches
 
 BatchShapes = dict[str, jax.ShapeDtypeStruct]
@@ -168,6 +169,9 @@ class InMemoryLabelledFrames:
     num_epochs: None for endless random crops, for training; otherwise the number of passes over
       fixed crops, for evaluation.
     max_skipped_fraction: largest accepted share of unreadable clips.
+    characters: characters of the texts, see `InMemoryFrameLabelBatches`; empty for no texts.
+    longest_text: maximum number of characters of a text.
+    language: language of the words for numbers.
   """
 
   source: str
@@ -179,15 +183,21 @@ class InMemoryLabelledFrames:
   gain_db: tuple[float, float] | None = None
   num_epochs: int | None = None
   max_skipped_fraction: float = 0.01
+  characters: str = ""
+  longest_text: int = 0
+  language: str = ENGLISH
 
   def batch_shapes(self) -> BatchShapes:
     """Returns the shapes of the global batch, over all processes."""
     labels = load_frame_labels(self.frame_labels)
     samples = round(self.crop_seconds * labels.sample_rate)
     frames = (self.batch_size, samples // labels.hop_length)
-    return _waveforms(self.batch_size, samples) | {
+    shapes = _waveforms(self.batch_size, samples) | {
       "frame_label": jax.ShapeDtypeStruct(frames, np.int32)
     }
+    if self.characters:
+      shapes["text"] = jax.ShapeDtypeStruct((self.batch_size, self.longest_text), np.int32)
+    return shapes
 
   def __call__(self) -> Batches:
     """Returns the batches of this process."""
@@ -202,6 +212,9 @@ class InMemoryLabelledFrames:
       gain_db=self.gain_db,
       num_epochs=self.num_epochs,
       max_skipped_fraction=self.max_skipped_fraction,
+      characters=self.characters,
+      longest_text=self.longest_text,
+      language=self.language,
     )
 
 

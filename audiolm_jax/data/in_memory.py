@@ -13,13 +13,14 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int16
+from jaxtyping import Int16, Int32
 
 from audiolm_jax.core.errors import AudioError, DataError
 from audiolm_jax.core.streams import Record
 from audiolm_jax.data import examples, manifest, token_shards, token_store
 from audiolm_jax.data.examples import Example, Seed
-from audiolm_jax.data.frame_labels import FrameLabels
+from audiolm_jax.data.frame_labels import NO_LABEL, FrameLabels
+from audiolm_jax.lm import text
 from audiolm_jax.lm.stage import StageSpec
 
 _UNKNOWN = manifest.Fingerprint()
@@ -117,7 +118,7 @@ class InMemoryBatches(abc.ABC):
     self._epoch, self._index = state["epoch"], state["index"]
 
   def skip_report(self) -> str:
-    """Returns a one-line summary of the clips that could not be read; "" if there are none."""
+    """Returns a one-line summary of the skipped clips; "" if no clip was skipped."""
     return ""
 
   def _draw(self) -> tuple[int, Seed]:
@@ -259,15 +260,23 @@ class InMemoryFrameLabelBatches(InMemoryWaveforms):
   In addition to the features of `InMemoryWaveforms`, a batch contains "frame_label": int32 [batch,
   frames], with `NO_LABEL` after the end of a clip. Crops begin at the beginning of a frame.
 
+  With `characters`, a batch also contains "text": int32 [batch, longest_text], the index in
+  `characters` of each character of the normalised text, with `NO_LABEL` after its end. Characters
+  that are not in `characters` become spaces. A row has no text if the crop is only a part of the
+  clip, if the clip has no text, or if its text is longer than `longest_text`.
+
   Args:
     source: a folder or manifest, see `manifest.list_clips`.
     frame_labels: frame labels of the clips.
     split: split of the corpus.
+    characters: the known characters, among them the space; empty for no texts.
+    longest_text: maximum number of characters of a text.
+    language: language of the words for numbers, see `text.normalized`.
     **settings: other arguments of `InMemoryWaveforms`, except `sample_rate`.
 
   Raises:
-    DataError: no clip of the split has labels, or a crop is not a whole number of frames; see also
-      `InMemoryWaveforms`.
+    DataError: no clip of the split has labels, a crop is not a whole number of frames, or
+      `characters` is not empty and no clip has a text; see also `InMemoryWaveforms`.
   """
 
   def __init__(
@@ -275,9 +284,15 @@ class InMemoryFrameLabelBatches(InMemoryWaveforms):
     source: str | os.PathLike[str],
     frame_labels: FrameLabels,
     split: str = "train",
+    *,
+    characters: str = "",
+    longest_text: int = 0,
+    language: str = text.ENGLISH,
     **settings: Any,
   ):
     self._frame_labels = frame_labels
+    self._characters, self._longest_text, self._language = characters, longest_text, language
+    self._texts: dict[str, Int32[np.ndarray, "_"]] = {}
     super().__init__(source, split, sample_rate=frame_labels.sample_rate, **settings)
     if self._crop % frame_labels.hop_length:
       raise DataError(
@@ -300,11 +315,25 @@ class InMemoryFrameLabelBatches(InMemoryWaveforms):
         f"none of the {len(clips)} clips of the split {clips[0].split!r} has labels; label the "
         "corpus that is trained on"
       )
+    if self._characters:
+      self._texts = {clip.id: self._indices(clip.text) for clip in chosen if clip.text}
+      if not self._texts:
+        raise DataError(
+          f"none of the {len(chosen)} clips has a text; add the field text to the manifest, or "
+          "train without characters"
+        )
     return chosen
+
+  def _indices(self, written: str) -> Int32[np.ndarray, "_"]:
+    """Returns the index of each character of a text."""
+    spoken = text.normalized(written, self._language)
+    known = "".join(c if c in self._characters else " " for c in spoken)
+    return np.array([self._characters.index(c) for c in " ".join(known.split())], np.int32)
 
   def _label_numbers(self) -> list[int]:
     """Returns a checksum of the labels of each clip, for the corpus fingerprint."""
-    rows = (self._frame_labels.clips[clip_id] for clip_id in self._ids)
+    rows = [self._frame_labels.clips[clip_id] for clip_id in self._ids]
+    rows += [self._texts[clip_id] for clip_id in self._ids if clip_id in self._texts]
     return [zlib.crc32(np.ascontiguousarray(row, "<u4").data) for row in rows]
 
   def _at(
@@ -312,6 +341,12 @@ class InMemoryFrameLabelBatches(InMemoryWaveforms):
   ) -> Example:
     example, hop = super()._at(clip_id, start, seed, gain_db), self._frame_labels.hop_length
     example["frame_label"] = self._frame_labels.crop(clip_id, start // hop, self._crop // hop)
+    if self._characters:
+      indices = self._texts.get(clip_id, np.zeros(0, np.int32))
+      row = np.full(self._longest_text, NO_LABEL, np.int32)
+      if len(self._pcm[clip_id]) <= self._crop and len(indices) <= self._longest_text:
+        row[: len(indices)] = indices
+      example["text"] = row
     return example
 
 

@@ -44,7 +44,11 @@ _LEVEL_SHARES = {1: np.array([1.0]), 3: np.array([0.5, 0.25, 0.25])}
 
 
 def level_shares(kinds: int) -> Float[np.ndarray, "kinds"]:
-  """Returns the share of the significance level for each of the first `kinds` of `PAYLOAD_BITS`."""
+  """Returns the share of the significance level of each payload length.
+
+  Args:
+    kinds: number of payload lengths, 1 or 3; the lengths are the first `kinds` of `PAYLOAD_BITS`.
+  """
   return _LEVEL_SHARES[kinds]
 
 

@@ -1,4 +1,4 @@
-"""Codecs of other projects, to compare with that of a bundle: their interface, and Opus."""
+"""Evaluates codecs of other projects, such as Opus, to compare them with the codec of a bundle."""
 
 import dataclasses
 from collections.abc import Callable, Sequence

@@ -25,7 +25,8 @@ class Phrase(NamedTuple):
 
   Attributes:
     text: words of the phrase, including leading and trailing spaces.
-    probability: geometric mean of the probabilities of the phrase's tokens.
+    probability: geometric mean of the probabilities of the tokens that were decoded together; these
+      can include tokens of neighbouring phrases.
   """
 
   text: str

@@ -53,7 +53,9 @@ class Provenance:
 
 
 def read_provenance(path: str | os.PathLike[str]) -> Provenance | None:
-  """Returns how an audio file was generated; None if no stream has valid metadata of this kind.
+  """Returns how an audio file was generated; None if the file has no valid metadata of `Provenance`.
+
+  In a file that was made by concatenating files, the first valid metadata counts.
 
   Raises:
     AudioError: the file is missing or is not an audio file.

@@ -44,8 +44,8 @@ class StoredProgram(Generic[Result]):
 
   A program is not stored in these cases: JAX does not use the folder of `compilation_cache`; JAX
   runs on an accelerator; the call is inside another traced function; an argument is committed to a
-  device; an argument is or contains a dataclass of another package, because the key does not
-  include its source code.
+  device; a static argument is or contains a dataclass of another package that is not a pytree,
+  because the key does not include its source code.
 
   Args:
     function: the function to compile; it must read only its arguments and constants of this

@@ -252,7 +252,7 @@ class Cascade:
     )
 
   def _of_call(self, given: Collection[str]) -> list[StageSpec]:
-    """Returns the stages that sample if the clips give the streams with the keys `given`."""
+    """Returns the stages to sample from if the clips provide the streams with the keys `given`."""
     *others, last = self._needed
     return _needed([spec for spec in others if spec.writes.key not in given], last)
 

@@ -211,7 +211,10 @@ class Targets(Track):
     self.may_end = any(track.may_end for track in reads.values())
 
   def end(self, row: int) -> float | None:
-    """Returns the earliest known end, in seconds, of the clip and the streams to read, or None."""
+    """Returns the time in seconds at which a row ends; None if it is not known yet.
+
+    It is the earliest of the known ends of the clip and of the streams that the stage reads.
+    """
     ends = [self.call.seconds[row], *(track.end(row) for track in self.reads.values())]
     return min((end for end in ends if end is not None), default=None)
 

@@ -17,7 +17,7 @@ _SMALLEST_WINDOW = 64
 
 
 class LogMelTokenizerConfig(abc.ABC):
-  """The sizes of the chunks of a tokenizer; a base class for dataclasses with these fields.
+  """Base class of the configurations of a `LogMelTokenizer`; subclasses are dataclasses.
 
   Attributes:
     encoder: configuration of the encoder. Its `features` are the `LogMelConfig` of the front end,

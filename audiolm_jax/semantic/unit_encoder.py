@@ -120,11 +120,26 @@ class UnitEncoder(nn.Module):
     x = _neighbours(log_mel * keep, _NEIGHBOURS, 1)
     x = dense(c.dim, ("conv_in", "embed"), "float32", name="input")(jnp.concatenate(x, axis=-1))
     for i, dilation in enumerate(c.dilations):
-      x = _Block(c.kernel_size, dilation, c.expansion, name=f"block_{i}")(x, keep)
+      x = ContextBlock(c.kernel_size, dilation, c.expansion, name=f"block_{i}")(x, keep)
     return layer_norm("float32", name="norm")(x)
 
 
-class _Block(nn.Module):
+def averaged_over_steps(
+  features: Float[Array, "batch frames dim"], inside: Bool[Array, "batch frames"], count: int
+) -> Float[Array, "batch steps dim"]:
+  """Returns the mean features of each step of `count` frames, over the frames in `inside`.
+
+  The last step of a clip may have fewer frames; the mean is 0 for a step without frames.
+  """
+  missing = -features.shape[1] % count
+  features = jnp.pad(features, ((0, 0), (0, missing), (0, 0)))
+  inside = jnp.pad(inside, ((0, 0), (0, missing)))
+  steps = features.reshape(features.shape[0], -1, count, features.shape[2])
+  kept = inside.reshape(steps.shape[:3])[..., None]
+  return (steps * kept).sum(2) / jnp.maximum(kept.sum(2), 1)
+
+
+class ContextBlock(nn.Module):
   """ConvNeXt block: depthwise convolution, layer norm, two dense layers, residual connection."""
 
   kernel_size: int
@@ -219,14 +234,9 @@ def _encode_fn(
   """Encodes chunks of waveform with their margins; masks frames that begin at `ends` or later."""
   encoder = config.encoder
   log_mel = normalised_log_mel(power_spectrum(padded, encoder.features), encoder.features)
-  batch, frames, _ = log_mel.shape
-  inside = jnp.arange(frames) < -(-ends[:, None] // encoder.features.hop_length)
+  inside = jnp.arange(log_mel.shape[1]) < -(-ends[:, None] // encoder.features.hop_length)
   features = modules.apply(UnitEncoder(encoder), params["encoder"], log_mel, inside)
-  steps = features.reshape(batch, frames // encoder.frames_per_step, encoder.frames_per_step, -1)
-  # The last step of a clip may have fewer frames.
-  count = inside.reshape(steps.shape[:3]).sum(2)[..., None]
-  kept = (steps * inside.reshape(*steps.shape[:3], 1)).sum(2)
-  return whitened(kept / jnp.maximum(count, 1), params)
+  return whitened(averaged_over_steps(features, inside, encoder.frames_per_step), params)
 
 
 _encode = StoredProgram(_encode_fn, static_argnums=(0,))

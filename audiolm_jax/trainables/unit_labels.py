@@ -9,7 +9,7 @@ features of an encoder that was trained on the labels of an earlier round.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import numpy as np
@@ -27,6 +27,7 @@ _NUM_CEPSTRA = 13
 _CONTEXT = 3  # distance in frames to the two frames that are clustered together with a frame
 _BAND = 0.2  # width of the Sakoe-Chiba band around the diagonal, as a share of the length
 _PAD_SECONDS = 5  # waveforms are padded to a multiple of this length
+_MOST_FRAMES = 400_000  # maximum number of frames that are clustered
 
 Features = Float[np.ndarray, "frames dim"]
 
@@ -173,7 +174,7 @@ def label_clips(
     (features.clustered(readings[clip.id]) for clip in canonical if clip.split == "train"),
     num_labels,
     seed,
-    max_frames=400_000,
+    max_frames=_MOST_FRAMES,
   )
   labels = {name: _labels(features.clustered(x), fitted) for name, x in readings.items()}
 
@@ -213,6 +214,57 @@ def label_clips(
     seconds / 3600,
   )
   return result, report
+
+
+def cluster_clips(
+  clips: Sequence[AudioClip],
+  features: FrameFeatures,
+  *,
+  num_labels: int = 1024,
+  seed: int = 0,
+  log: Callable[[str], None] = print,
+) -> FrameLabels:
+  """Labels every frame of a corpus with the cluster of its own features, without any texts.
+
+  The clusters are fitted to a random choice of `train` clips, and all clips get labels.
+
+  Args:
+    clips: the clips.
+    features: see `FrameFeatures`; features of a trained encoder depend little on the voice.
+    num_labels: number of clusters.
+    seed: seed of the clustering and of the choice of clips.
+    log: receives lines of progress.
+
+  Raises:
+    DataError: the corpus has no `train` clips or fewer frames than clusters.
+
+  Source: Hsu et al., HuBERT (arXiv 2106.07447), section II-B, for labels from an earlier encoder.
+  """
+  rate, hop = features.front_end.sample_rate, features.front_end.hop_length
+  train = [clip for clip in clips if clip.split == "train"]
+  if not train:
+    raise DataError("the corpus has no clips of the split 'train', whose frames are clustered")
+
+  def of(clip: AudioClip) -> Features:
+    return features.clustered(features.of(read_clip(clip, rate)))
+
+  def chosen() -> Iterator[Features]:
+    missing = _MOST_FRAMES
+    for index in np.random.default_rng(seed).permutation(len(train)):
+      found = of(train[index])
+      yield found
+      missing -= len(found)
+      if missing <= 0:
+        return
+
+  fitted = fit_kmeans(chosen(), num_labels, seed, max_frames=_MOST_FRAMES)
+  log(f"clustered: {str(fitted.report).splitlines()[0]}")
+  labels: dict[str, Int[np.ndarray, "_"]] = {}
+  for number, clip in enumerate(clips):
+    labels[clip.id] = _labels(of(clip), fitted)
+    if (number + 1) % 500 == 0:
+      log(f"{number + 1} of {len(clips)} clips labelled")
+  return FrameLabels(labels, num_labels, hop, rate)
 
 
 _log_mel = jax.jit(log_mel, static_argnums=1)

@@ -1,4 +1,5 @@
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -82,3 +83,24 @@ def test_clips_without_labels_are_left_out(counted):
     InMemoryFrameLabelBatches(manifest, some, "valid", crop_seconds=1.0, batch_size=2)
   with pytest.raises(DataError, match="not a multiple of a frame"):
     InMemoryFrameLabelBatches(manifest, labels, crop_seconds=0.5001, batch_size=2)
+
+
+def test_whole_clips_have_the_characters_of_their_text(counted):
+  manifest, labels = counted
+  rows = [json.loads(line) for line in manifest.read_text().splitlines()]
+  for row, written in zip(rows, ["A bat: 2!", "cab", None], strict=True):
+    row["text"] = written
+  manifest.write_text("\n".join(map(json.dumps, rows)))
+
+  def texts(**settings: Any):
+    reader = InMemoryFrameLabelBatches(
+      manifest, labels, crop_seconds=1.0, batch_size=1, num_epochs=1, characters=" abtwo",
+      **{"longest_text": 9, **settings},
+    )  # fmt: skip
+    return {tuple(row[row != NO_LABEL]) for batch in reader for row in batch["text"]}
+
+  whole = tuple(" abtwo".index(c) for c in "a bat two")
+  assert texts() == {whole, ()}  # b.wav is longer than a crop
+  assert texts(longest_text=8) == {()}
+  with pytest.raises(DataError, match="none of the 1 clips has a text"):
+    texts(split="valid")

@@ -94,13 +94,15 @@ SMALL = {
   ],
 }
 SMALL["units_2"] = SMALL["units_3"] = SMALL["units"]
+SMALL["units_4"] = [*SMALL["units"], "NUM_UNITS=8", "NUM_LABELS=16"]
 
 
 def small_overrides():
   for step, bindings in SMALL.items():
     for binding in SHORT + bindings:
       yield f"{step}:--gin.{binding}"
-  yield from ("kmeans:--num_clusters=8", "bundle:--storage=float32", "tokenizers:--storage=float32")
+  yield from ("kmeans_3:--num_clusters=8", "kmeans:--num_clusters=8", "labels_4:--num_labels=16")
+  yield from (f"{step}:--storage=float32" for step in ("tokenizers_3", "tokenizers", "bundle"))
 
 
 @pytest.mark.slow
@@ -117,9 +119,9 @@ def test_a_manifest_with_texts_becomes_a_bundle_with_units_and_a_parallel_stage(
   (tmp_path / "clips.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
   options = ("--preset", "small", "--canonical_speaker", "ada")
   out = train_bundle(tmp_path, *small_overrides(), audio="clips.jsonl", options=options)
-  assert out.count("   took ") == 13
+  assert out.count("   took ") == 17
   assert "6 clips of the canonical voice" in out
-  assert train_bundle(tmp_path, audio="clips.jsonl", options=options).count("already done") == 13
+  assert train_bundle(tmp_path, audio="clips.jsonl", options=options).count("already done") == 17
 
   bundle = bundles.load_bundle(tmp_path / "bundle")
   assert list(bundle.stages) == ["semantic", "parallel"]

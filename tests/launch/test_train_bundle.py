@@ -108,7 +108,7 @@ def test_stages_with_a_source_are_added_at_the_end(tmp_path):
     assert _configs_exist(lines) == 8 + 2 * len(added)
 
 
-def test_a_canonical_speaker_selects_units_of_three_rounds(tmp_path):
+def test_a_canonical_speaker_selects_units_of_four_rounds(tmp_path):
   manifest = tmp_path / "clips.jsonl"
   manifest.touch()
   options = ("--preset", "small", "--canonical_speaker", "ada", "--dry_run")
@@ -117,6 +117,7 @@ def test_a_canonical_speaker_selects_units_of_three_rounds(tmp_path):
   lines = done.stdout.splitlines()
   names = [line.split(":")[0].removeprefix("# ") for line in lines[::2]]
   units = ["labels", "units", "labels_2", "units_2", "labels_3", "units_3"]
+  units += ["kmeans_3", "tokenizers_3", "labels_4", "units_4"]
   assert names == ["codec", *units, *STEPS[2:6], "parallel_stage", "bundle"]
   commands = dict(zip(names, lines[1::2], strict=True))
   work = tmp_path / "bundle.work"
@@ -125,10 +126,15 @@ def test_a_canonical_speaker_selects_units_of_three_rounds(tmp_path):
   assert f"{work}/labels_2.npz" in commands["units_2"]
   assert "INITIAL_RUN" not in commands["units"]
   assert f"INITIAL_RUN=\\'{work}/units_2\\'" in commands["units_3"]
-  assert f"--encoder_dir={work}/units_3 " in commands["kmeans"]
+  assert f"--encoder_dir={work}/units_3 " in commands["kmeans_3"]
+  assert f"--bundle={work}/tokenizers_3 " in commands["labels_4"]
+  assert "--canonical_speaker" not in commands["labels_4"]
+  assert f"INITIAL_BUNDLE=\\'{work}/tokenizers_3\\'" in commands["units_4"]
+  assert "NUM_UNITS=512" in commands["units_4"]
+  assert f"--encoder_dir={work}/units_4 " in commands["kmeans"]
   assert "--layer" not in commands["kmeans"]
   assert "--canonical_speaker=ada" in commands["labels_2"]
-  assert _configs_exist(lines) == 12
+  assert _configs_exist(lines) == 14
 
 
 def test_the_semantic_stage_can_have_a_larger_corpus(tmp_path):

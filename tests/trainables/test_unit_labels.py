@@ -14,7 +14,12 @@ from audiolm_jax.semantic.features import LogMelConfig
 from audiolm_jax.semantic.unit_encoder import UnitEncoderConfig
 from audiolm_jax.trainables import run
 from audiolm_jax.trainables.semantic_tokenizer import load_tokenizer
-from audiolm_jax.trainables.unit_labels import cepstral_features, encoder_features, label_clips
+from audiolm_jax.trainables.unit_labels import (
+  cepstral_features,
+  cluster_clips,
+  encoder_features,
+  label_clips,
+)
 from audiolm_jax.trainables.units import UnitTrainable, UnitTrainingConfig
 from audiolm_jax.training.checkpoints import CheckpointConfig
 from audiolm_jax.training.optimizers import OptimizerConfig
@@ -178,6 +183,10 @@ def test_an_encoder_learns_the_labels_and_its_clusters_are_phones(corpus, tmp_pa
     clips, "canonical", encoder_features(encoder, params["encoder"]), num_labels=12, kept_share=1.0
   )
   assert report.aligned == 8 and agreement(again, phones, "other") > 0.85
+
+  # Clusters of the features of each clip, without texts.
+  own = cluster_clips(clips, encoder_features(encoder, params["encoder"]), num_labels=12)
+  assert own.clips.keys() == phones.keys() and agreement(own, phones, "other") > 0.85
 
   run_cli(
     "fit_kmeans",

@@ -1,4 +1,5 @@
 import dataclasses
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -8,7 +9,12 @@ import pytest
 from audiolm_jax.core.errors import ConfigError
 from audiolm_jax.data.frame_labels import NO_LABEL
 from audiolm_jax.semantic.features import LogMelConfig
-from audiolm_jax.semantic.unit_encoder import UnitEncoderConfig
+from audiolm_jax.semantic.unit_classifier import CODEBOOK
+from audiolm_jax.semantic.unit_encoder import (
+  UnitEncoderConfig,
+  UnitTokenizer,
+  UnitTokenizerConfig,
+)
 from audiolm_jax.trainables.units import UnitTrainable, UnitTrainingConfig
 from tests import published_programs
 
@@ -76,7 +82,10 @@ def test_training_perturbs_and_masks_and_lowers_the_loss(batch):
   assert float(one["loss"]) != float(two["loss"])
 
 
-@pytest.mark.parametrize("changes", [{"num_labels": 1}, {"mask_probability": 1.0}])
+@pytest.mark.parametrize(
+  "changes",
+  [{"num_labels": 1}, {"mask_probability": 1.0}, {"num_units": 1}, {"characters": "aa"}],
+)
 def test_impossible_settings_are_rejected(changes):
   with pytest.raises(ConfigError, match=next(iter(changes))):
     dataclasses.replace(CONFIG, **changes)
@@ -94,3 +103,78 @@ def test_a_later_round_starts_from_the_encoder_but_not_from_the_head(batch):
   narrow = dataclasses.replace(CONFIG, encoder=dataclasses.replace(CONFIG.encoder, dim=8))
   with pytest.raises(ConfigError, match=r"the run a.*dim was 16, is 8"):
     start(batch, narrow)[0].run_params(CONFIG, trained, "the run a")
+
+
+def test_a_quantizer_and_characters_learn_units_that_keep_their_information(batch):
+  config = dataclasses.replace(CONFIG, num_units=6, characters="abc", augment=None)
+  text = np.full((2, 8), NO_LABEL, np.int32)
+  text[0, :5] = [0, 1, 1, 2, 0]
+  batch = batch | {"text": text}
+  trainable, state = start(batch, config)
+  step, metrics = jax.jit(trainable.train_step), []
+  for i in range(60):
+    state, found = step(state, batch, jax.random.key(i))
+    metrics.append({name: float(value) for name, value in found.items()})
+  for name in ("label_loss", "character_loss"):
+    assert metrics[-1][name] < 0.9 * metrics[0][name]
+  assert metrics[-1]["perplexity"] > 1.5 and not metrics[-1]["skipped"]
+  weighted = dataclasses.replace(config, character_weight=3.0, commitment_weight=0.0)
+  one, more = (jax.jit(UnitTrainable(c).eval_step)(state, batch) for c in (config, weighted))
+  expected = 2 * one["character_loss"] - 0.25 * one["quantization_error"]
+  np.testing.assert_allclose(more["loss"] - one["loss"], expected, rtol=1e-4)
+
+
+def test_an_update_moves_each_used_entry_towards_the_mean_of_its_features(batch):
+  config = dataclasses.replace(CONFIG, num_units=6, augment=None, mask_probability=0.0)
+  trainable, state = start(batch, config)
+  before = np.asarray(state.params[CODEBOOK])
+  log_mel, inside = trainable._features(None, batch)
+  found: Any = trainable.model.apply({"params": state.params}, log_mel, inside)
+  steps, _, units = jax.tree.map(np.array, found.quantized)
+  units[1, 15:] = -1  # padding
+  after = np.asarray(
+    jax.jit(trainable.train_step)(state, batch, jax.random.key(0))[0].params[CODEBOOK]
+  )
+  for unit in range(6):
+    own = steps[units == unit]
+    mean = own.mean(0) if len(own) else before[unit]
+    np.testing.assert_allclose(after[unit], before[unit] + 0.03 * (mean - before[unit]), atol=1e-5)
+  assert len(np.unique(units)) > 2
+
+
+def test_texts_that_a_clip_has_no_steps_for_do_not_count(batch):
+  config = dataclasses.replace(CONFIG, characters="ab")
+  given = batch | {"text": np.full((2, 40), NO_LABEL, np.int32)}
+  trainable, state = start(given, config)
+  loss = jax.jit(trainable.eval_step)
+  assert float(loss(state, given)["character_loss"]) == 0.0  # no text at all
+  given["text"][0, :10] = [0, 1] * 5
+  one = float(loss(state, given)["character_loss"])
+  assert one > 0.1
+  given["text"][1, :8] = 0  # with a blank between equal characters, 15 steps; the clip has 15
+  both = float(loss(state, given)["character_loss"])
+  given["text"][1, 8] = 0
+  assert both != one and float(loss(state, given)["character_loss"]) == pytest.approx(one)
+
+
+def test_the_codebook_starts_from_the_centroids_of_a_bundle(batch):
+  trainable, state = start(batch)
+  rng = np.random.default_rng(0)
+  tokenizer = UnitTokenizer(
+    UnitTokenizerConfig(CONFIG.encoder, num_clusters=6),
+    {
+      "encoder": trainable.inference_params(state)["encoder"],
+      "mean": rng.standard_normal(16).astype(np.float32),
+      "scale": rng.uniform(1, 2, 16).astype(np.float32),
+      "centroids": rng.standard_normal((6, 16)).astype(np.float32),
+    },
+  )
+  refined, new = start(batch, dataclasses.replace(CONFIG, num_units=6))
+  begun = refined.with_params(new, refined.component_params(tokenizer, "the bundle a"))
+  waveform = batch["waveform"][:1]
+  steps = tokenizer.features(waveform) * tokenizer.params["scale"] + tokenizer.params["mean"]
+  scaled = np.square((steps[:, :, None] - begun.params["codebook"]) / tokenizer.params["scale"])
+  np.testing.assert_array_equal(scaled.sum(-1).argmin(-1), tokenizer.tokenize(waveform))
+  other = start(batch, dataclasses.replace(CONFIG, num_units=7))[0]
+  with pytest.raises(ConfigError, match="the bundle a has 6 units and num_units is 7"):
+    other.component_params(tokenizer, "the bundle a")
