@@ -53,9 +53,9 @@ class Provenance:
 
 
 def read_provenance(path: str | os.PathLike[str]) -> Provenance | None:
-  """Returns how an audio file was generated; None if the file has no valid metadata of `Provenance`.
+  """Returns how an audio file was generated; None if its tags have no valid `Provenance`.
 
-  In a file that was made by concatenating files, the first valid metadata counts.
+  In a file that was made by concatenating files, the first valid `Provenance` counts.
 
   Raises:
     AudioError: the file is missing or is not an audio file.

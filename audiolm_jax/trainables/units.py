@@ -173,7 +173,7 @@ class UnitTrainable(Trainable[TrainState]):
     return {"encoder": params["encoder"]}
 
   def with_params(self, state: TrainState, params: Params) -> TrainState:
-    """Returns a new state with the parameters in `params` and those of `state` that it lacks."""
+    """Returns a new state with `params`, and with the parameters of `state` that `params` lacks."""
     return new_train_state(
       dict(state.params) | dict(params), self.optimizer, ema_decay=self.config.ema_decay
     )
