@@ -6,7 +6,7 @@ r"""Compiles a training step for TPU slices that need not be present, and report
 The command needs no TPU and no data, only the extra `tpu` of this package. It prints, for each
 slice, the memory per chip, the data exchanged between chips, the compile time and the compiler's
 estimate of the number of cycles. Only ratios of these estimates are meaningful. Exit codes: 0 all
-limits are kept, 1 a limit is exceeded (see the last lines), 2 an error that you can fix.
+limits are kept, 1 a limit is exceeded (see the end of the output), 2 an error that you can fix.
 """
 
 import dataclasses

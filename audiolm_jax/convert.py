@@ -18,7 +18,7 @@ tokenizer have different sample rates, the semantic tokenizer resamples its inpu
 
 --verify writes no files and does not need --kmeans. It checks the names and shapes of the tensors,
 and the SHA-256 of the weights if the published value is known. It then compares codes and audio, or
-features, with those of transformers, which must be installed (requirements/pretrained.txt).
+features, with the results of transformers, which must be installed (requirements/pretrained.txt).
 transformers does not contain lyra_v2, so for this model --verify checks the files only.
 """
 

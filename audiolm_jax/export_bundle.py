@@ -153,7 +153,7 @@ def main(argv: Sequence[str]) -> None:
 def _tokenizers(
   base: "Bundle | None",
 ) -> "tuple[Codec, ChunkedTokenizer | ResampledTokenizer]":
-  """Returns the codec and the semantic tokenizer; a tokenizer without a flag is that of `base`.
+  """Returns the codec and the semantic tokenizer; a tokenizer without a flag comes from `base`.
 
   Raises:
     UserError: a tokenizer has no flag, and `base` is None.
@@ -255,11 +255,12 @@ def _trained(component: str, model_dir: str) -> "tuple[Any, Params]":
 def _semantic_rate(base: "Bundle | None") -> float | None:
   """Returns the number of semantic tokens per second after repeats are collapsed.
 
-  The rate is measured on the training split of --token_store. Without --token_store, the result is
-  the rate of `base`, or None without `base`.
+  The rate is measured on the training split of --token_store, or taken from `base` without
+  --token_store. Without `base`, the result is None.
 
   Raises:
-    DataError: the store has no semantic tokens of the training split, or other tokenizers made it.
+    DataError: the store has no semantic tokens of the training split, or was made by other
+      tokenizers.
   """
   if not FLAGS.token_store or base is None:
     return base.semantic_rate if base else None

@@ -295,7 +295,7 @@ def _duration() -> float | None:
 
 
 def _watermark() -> dict[str, Any]:
-  """Returns the watermark arguments of sampling; None for the default of the bundle.
+  """Returns the watermark arguments of sampling; an argument is None if its flag is not set.
 
   Raises:
     UserError: the strength, the key file or the payload is invalid.

@@ -14,7 +14,7 @@ link to the recording, `source_path` is the disturbed speech, and `disturbance` 
 disturbance.
 
 The random numbers of a pair depend only on --seed, the id of the recording and the kind. Rerun the
-same command to resume a stopped run or to add new recordings of the source.
+command to resume a stopped run or to add new recordings of the source.
 """
 
 import hashlib

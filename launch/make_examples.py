@@ -58,7 +58,7 @@ BASS = (
 
 
 def midi_file(notes: Sequence[tuple[float, float, int, int]]) -> bytes:
-  """Returns a standard MIDI file, format 0, of notes with the fields of `MELODY`."""
+  """Returns a standard MIDI file, format 0, with `notes` that have the fields of `MELODY`."""
   events = []
   for onset, length, pitch, velocity in notes:
     events.append((round(onset * TICKS), bytes([0x90, pitch, velocity])))

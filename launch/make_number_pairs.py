@@ -7,8 +7,8 @@ r"""Creates pairs of recordings for speech to speech: spoken values in English a
 
 The values are the numbers 0 to 9999, all dates without a year and all minutes of a day. No pair of
 the split `train` contains a value of the split `valid`. The manifest has a row for each Spanish
-clip, with the English clip as `source_path`, and a row for each English clip, so that tokenizers
-learn both languages. The field `value` of a row names the value.
+clip, with the English clip as `source_path`. It also has a row for each English clip, so that
+tokenizers learn both languages. The field `value` of a row names the value.
 
 A voice is ENGINE:VOICE or ENGINE. The help of make_speech_corpus.py describes the engines and
 --engine_command. Rerun the same command to resume a stopped run; a larger --pairs extends a
@@ -65,7 +65,7 @@ class Utterance:
 
 @dataclass(frozen=True)
 class Pair:
-  """A value with its source, an English clip, and its target, a Spanish clip."""
+  """A value, spoken in English (`source`) and in Spanish (`target`)."""
 
   value: Value
   split: str

@@ -17,9 +17,10 @@ The command runs once for each clip, without a shell, with these replacements:
   {seed}       an integer that is specific to the clip, for engines with random numbers
   {tempo}      speed of speech, about 1; {stretch}: 1 / tempo; {words_per_minute}: 165 * tempo
 
-Each line of the text file is `id<TAB>sentence` or a plain sentence. The sentences of the split
-`valid` and, with --valid_voices, its voices are not in `train`. Rerun the same command to resume a
-stopped run: finished clips are kept, and the corpus equals the corpus of an uninterrupted run.
+Each line of the text file is `id<TAB>sentence` or a plain sentence. The split `valid`
+has other sentences than `train` and, with --valid_voices, other voices. Rerun the same command to
+resume a stopped run: finished clips are kept, and the corpus equals the corpus of an uninterrupted
+run.
 """
 
 import concurrent.futures
@@ -90,7 +91,7 @@ class SpokenPassage:
     round: number of complete passes over the texts of the split before this clip.
     voice: voice of the engine.
     passage: text of the clip.
-    speed: factor that scales pitch, formants and tempo of the output of the engine.
+    speed: factor that scales pitch, formants and tempo of the engine's output.
     tempo: tempo that the engine receives, relative to its default.
   """
 
@@ -157,7 +158,7 @@ def main(argv: Sequence[str]) -> None:
 def split_sentences(
   sentences: list[Passage], held_out: list[Passage], fraction: float
 ) -> tuple[list[Passage], list[Passage]]:
-  """Returns the sentences of `train` and of `valid`; texts with the same words are not in both.
+  """Returns the sentences of `train` and `valid`, which have no sentence with equal words.
 
   Args:
     sentences: all sentences.
@@ -201,7 +202,7 @@ def read_sentences(path: str) -> list[Passage]:
 
 
 def passages(sentences: list[Passage]) -> list[Passage]:
-  """Joins consecutive sentences to passages of 1 to --max_sentences sentences."""
+  """Joins consecutive sentences into passages of 1 to --max_sentences sentences."""
   rng = random.Random(FLAGS.seed)
   joined, start = [], 0
   while start < len(sentences):

@@ -69,7 +69,7 @@ def items(file: str, voice: str, phones: Sequence[tuple[str, float]]) -> Iterato
 def non_word(word: str, known: set[str], rng: random.Random) -> str | None:
   """Returns a word that is not in `known` and differs from `word` only in the first consonant.
 
-  Returns None if there is none, or if `word` does not begin with a consonant and a vowel.
+  Returns None if no such word exists, or if `word` does not begin with a consonant and a vowel.
   """
   if word[0] not in CONSONANTS or word[1] not in "aeiou":
     return None
@@ -101,7 +101,7 @@ def write_words(known: set[str], folder: str, rng: random.Random) -> Iterator[di
 
 
 def read_speakers(manifest: str) -> dict[str, np.ndarray]:
-  """Returns the first clip of each speaker of the split `valid` that is long enough, cut to length.
+  """Returns each speaker's first clip in `valid` of at least 2 * --seconds, cut to this length.
 
   Exits with a message if there are fewer than two speakers.
   """

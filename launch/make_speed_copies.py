@@ -5,7 +5,7 @@
 A faster or slower copy sounds like a different speaker, because pitch, formants and tempo change
 together. Needs only requirements/sample.txt. Speed: about 150 times real time on one CPU core.
 The new manifest contains only the copies, with absolute paths; append it to the original manifest
-to train on both. Clips of other splits than `train` are not copied.
+to train on both. Only clips of the split `train` are copied.
 
 Source: Ko et al., "Audio Augmentation for Speech Recognition", Interspeech 2015.
 """

@@ -7,15 +7,15 @@ r"""Labels the frames of a speech corpus with clusters, to train a unit encoder.
     --gin.AUDIO_DIR="'corpus.jsonl'" --gin.FRAME_LABELS="'labels.npz'" \
     --gin.MODEL_DIR="'runs/units'"
 
-The manifest has rows with path, speaker and text. A clip gets labels only if the canonical voice
+The manifest has rows with path, speaker and text. A clip gets labels only if the canonical speaker
 has also read its text; make_speech_corpus.py creates such corpora. The frames of the canonical
-voice are clustered. Each frame of another voice gets the cluster of the canonical frame with which
-it is aligned. The first round uses cepstra as features. For a second round, --encoder_dir names the
-training run of the first round, whose encoder computes the features.
+speaker are clustered. Each frame of another speaker gets the cluster of the canonical frame with
+which it is aligned. The first round uses cepstra as features. For a second round, --encoder_dir
+names the training run of the first round, whose encoder computes the features.
 
 Without --canonical_speaker, every frame gets the cluster of its own features, which --encoder_dir
-or --bundle computes. No texts are needed, and all clips get labels. The last round of the recipe
-uses many such clusters (--num_labels=1024).
+or --bundle computes. No texts are needed, and all clips get labels. The last round of
+launch/train_bundle.sh uses many such clusters (--num_labels=1024).
 """
 
 from collections.abc import Sequence

@@ -6,10 +6,10 @@
     tasks.audio_folder audio_folder    AUDIOLM_AUDIO_DIR
     tasks.mixtures     speech_and_piano, from tasks.speech and tasks.piano
 
-The environment variable of a corpus names a folder of audio files of any format and rate, a
-`.jsonl` manifest, a token store of `cache_tokens`, or a prepared TFDS data set in TFDS_DATA_DIR
-(`tfds:librispeech`, `tfds:ljspeech`). A folder, manifest or store can be a URL. AUDIOLM_BUNDLE
-names the bundle whose tokenizers compute the tokens of the stages.
+The environment variable of a corpus names a folder of audio files, a `.jsonl` manifest, a token
+store of `cache_tokens`, or a prepared TFDS data set in TFDS_DATA_DIR (`tfds:librispeech`,
+`tfds:ljspeech`). Audio files can have any format and rate. A folder, manifest or store can be a
+URL. AUDIOLM_BUNDLE names the bundle whose tokenizers compute the tokens of the stages.
 
 If these variables are set, the import of a module registers its tasks, as `seqio_cache_tasks`
 requires. Run `seqio_cache_tasks` in the folder that contains `tasks`:

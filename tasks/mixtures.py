@@ -22,7 +22,7 @@ def register(
     The name of the mixture.
 
   Raises:
-    DataError: no tasks of speech or of piano music are registered, or the mixture has no such task.
+    DataError: no tasks of speech or piano music are registered, or the mixture has no task `task`.
   """
   registration.register_mixtures(NAME, {"speech": speech_rate, "piano": piano_rate})
   return registration.task_name(NAME, task)

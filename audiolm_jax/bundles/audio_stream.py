@@ -16,18 +16,18 @@ class AudioStream(Iterator[Float[np.ndarray, "_piece"]]):
   """An iterator over the pieces of a sampled waveform.
 
   Args:
-    bundle: the bundle whose codec decodes.
-    codes: a generator of pieces of codes that returns all tokens at its end.
+    bundle: the bundle whose codec decodes the codes.
+    codes: a generator that yields pieces of codes and returns all tokens.
     samples: number of samples of all pieces together.
     prompt_samples: number of samples at the beginning that belong to the prompt.
-    cut: called with a decoded piece and the index of its first sample in the clip; returns the part
-      of the piece to yield.
+    cut: called with a decoded piece and the index of its first sample in the waveform; returns the
+      part of the piece to yield.
 
   Attributes:
     sample_rate: Hz.
     samples: number of samples of all pieces together.
     prompt_samples: number of samples at the beginning that belong to the prompt.
-    tokens: tokens of the whole clip, see `Continuation`; None until the iterator has ended.
+    tokens: tokens of the whole waveform, see `Continuation`; None until the iterator has ended.
   """
 
   def __init__(

@@ -93,8 +93,8 @@ class Bundle:
   def searching(self, width: int) -> "Bundle":
     """Returns a bundle whose codec encodes with a beam search of the given width.
 
-    With a larger width, the average quantization error is smaller, and encoding takes longer. Codes
-    from different widths can be mixed in a corpus.
+    With a larger width, the average quantization error is smaller, and encoding takes longer. A
+    corpus can contain codes that were encoded with different widths.
 
     Args:
       width: number of code sequences that are kept per frame; 1 for no beam search.
@@ -165,7 +165,7 @@ class Bundle:
 
     Raises:
       BundleError: the bundle has no watermark.
-      UserError: the key is not bytes, is too short or too long.
+      UserError: the key is not bytes, or is too short or too long.
     """
     if self.watermark is None:
       raise BundleError(f"the bundle {self.name} has no watermark; make one with make_watermark")
@@ -289,7 +289,7 @@ class Bundle:
       timings of the whole call.
 
     Raises:
-      BundleError: the bundle does not have the stages of the mode.
+      BundleError: the bundle lacks a stage that the mode needs.
       UserError: the prompt is missing, not valid, too short or silent, or a setting is not valid.
       TypeError: a setting is unknown.
     """
@@ -309,10 +309,10 @@ class Bundle:
   ) -> "AudioStream":
     """Yields the waveform that `continue_audio` returns, in pieces, while it is sampled.
 
-    If the output contains the prompt, the prompt is yielded first. With the stages of the paper,
-    new audio starts after the semantic tokens of the first window and the coarse codes of the first
-    fine chunk are sampled. Then each piece has up to 64 tokens of the last stage, or a window if
-    the last stage is parallel. The concatenated pieces have no discontinuities.
+    If the output contains the prompt, the prompt is yielded first. New audio starts when the
+    earlier stages have sampled the tokens that the last stage reads first. Then each piece has up
+    to 64 tokens of the last stage, or a window if the last stage is parallel. The concatenated
+    pieces have no discontinuities.
 
     Args:
       waveform: the prompt, one clip; None in unconditional mode.
@@ -371,8 +371,8 @@ class Bundle:
       **settings: see `speaking.SpeechSettings`.
 
     Returns:
-      The audio and its tokens, first those of the voice. For several samples, a list of results,
-      whose lengths can differ.
+      The audio and its tokens; the tokens of the voice come first. For several samples, a list of
+      results, whose lengths can differ.
 
     Raises:
       BundleError: the bundle has no text stage, or no acoustic stage that reads semantic tokens.
@@ -443,11 +443,12 @@ class Bundle:
   ) -> "Continuation | list[Continuation]":
     """Speaks the content of a recording, for example in another language, with a speech stage.
 
-    A recording longer than the longest source of the stage is cut at quiet moments into pieces. The
-    stage reads each piece separately, and all pieces have the same voice.
+    A recording that is too long for the stage is cut at quiet moments into pieces. The stage reads
+    each piece separately, and all pieces have the same voice.
 
     Args:
-      waveform: the source, one clip; floats in [-1, 1], or integers over their whole range.
+      waveform: the recording (source), one clip; floats in [-1, 1], or integers over their whole
+        range.
       sample_rate: sample rate of the source and of the voice in Hz.
       num_samples: number of samples, at most 10,000.
       progress: called with the name of a stage and its numbers of sampled tokens and of all tokens.
@@ -508,7 +509,7 @@ class Bundle:
   ) -> str:
     """Recognizes the words of a recording.
 
-    A recording longer than the longest clip of the stage is cut at quiet moments into pieces.
+    A recording that is too long for the transcript stage is cut at quiet moments into pieces.
 
     Args:
       waveform: one clip; floats in [-1, 1], or integers over their whole range.

@@ -124,11 +124,11 @@ def load_part(folder: Path, name: str, component: Component) -> Params:
 
 
 def tokenizer_classes(name: str, kind: str) -> tuple[type[Any], type[Any]]:
-  """Returns the configuration class and the tokenizer class of a kind of tokenizer.
+  """Returns the configuration class and the tokenizer class for a kind of tokenizer.
 
   Args:
     name: "codec" or "semantic".
-    kind: a type from `bundle.json`, such as "soundstream".
+    kind: kind of the tokenizer in `bundle.json`, such as "soundstream".
   """
   config_class, tokenizer_class = map(imported, TOKENIZERS[name][kind])
   return config_class, tokenizer_class
@@ -155,7 +155,7 @@ def codec_of(config: object, params: Params) -> Codec:
   """Returns the codec with this configuration and these parameters.
 
   Raises:
-    BundleError: the class of the configuration is not that of a codec in `TOKENIZERS`.
+    BundleError: `TOKENIZERS` has no codec with the class of the configuration.
   """
   own = _home(config)
   for kind, (home, _) in TOKENIZERS["codec"].items():

@@ -42,8 +42,8 @@ class Continuation:
     waveform: the audio in [-1, 1]; the last axis is time. A batch of prompts adds a first axis.
       `num_samples` above 1 adds an axis before time.
     sample_rate: Hz.
-    tokens: tokens of the whole clip, first those of the prompt or voice. Semantic tokens have no
-      repeats if the stages collapse repeats.
+    tokens: tokens of the whole clip; the tokens of the prompt or voice come first. Semantic tokens
+      have no repeats if the stages collapse repeats.
     prompt_samples: number of audio samples at the start of each clip that belong to the prompt.
     new_seconds: seconds of new audio in all clips of `waveform` together.
     timings: seconds by step. The steps are "encode", the names of the stages, "retokenize" (sampled
@@ -305,7 +305,7 @@ def tokens_of(bundle: Bundle, waveform: Float[np.ndarray, "samples"]) -> dict[st
 
 
 def resynthesized(voice: Record, content: Int[np.ndarray, "steps"], frames: int) -> Clip:
-  """Returns a clip whose semantic tokens are given: those of a voice, then those of the content.
+  """Returns a clip with given semantic tokens: first of the voice, then of the content.
 
   Args:
     voice: semantic tokens and codes of the voice; empty arrays for no voice.
@@ -318,7 +318,7 @@ def resynthesized(voice: Record, content: Int[np.ndarray, "steps"], frames: int)
 
 
 def _expected_clip(bundle: Bundle, prompt: Float[np.ndarray, "samples"], frames: int) -> Clip:
-  """Returns a clip for `Cascade.rehearsal`, with random tokens instead of those of the prompt.
+  """Returns a clip for `Cascade.rehearsal`, with random tokens for the prompt.
 
   Args:
     bundle: the bundle that samples.

@@ -71,9 +71,9 @@ def save_bundle(
   """Writes a bundle to a temporary folder, which then replaces `folder` if it exists.
 
   Stages were trained on the tokens of the tokenizers, so writing must not change these tokens. In a
-  bundle with stages, each tokenizer has the narrowest format from `storage` up to float32 that
-  preserves every weight that determines tokens. To get small tokenizers, export them in a narrow
-  format before the corpus is tokenized.
+  bundle with stages, the format of each tokenizer is therefore the narrowest, from `storage` up to
+  float32, that preserves its tokens. To get small tokenizers, export them in a narrow format before
+  the corpus is tokenized.
 
   Args:
     bundle: the bundle to write.

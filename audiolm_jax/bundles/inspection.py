@@ -46,8 +46,8 @@ def list_parts(folder: Path) -> list[ComponentInfo]:
 def find_damage(folder: Path) -> list[str]:
   """Returns one sentence for each error that was found in a bundle.
 
-  If `bundle.json` is valid, it has a hash for the weights of each component. If all weights match
-  their hashes, the bundle is loaded to check that its components fit together.
+  The weights of each component are compared with their hash in `bundle.json`. If all hashes match,
+  the bundle is loaded to check that its components fit together.
   """
   try:
     manifest = migration.migrate(folder, read_manifest(folder))

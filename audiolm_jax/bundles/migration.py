@@ -36,8 +36,8 @@ def migrate(folder: Path, manifest: JsonDict) -> JsonDict:
     manifest: the content of `bundle.json`.
 
   Raises:
-    BundleError: the version is unknown or missing, the entry of a stage does not have the form of
-      the version, or, in format 1, the file of a tokenizer is missing or damaged or does not match
+    BundleError: the version is unknown or missing, the entry of a stage is not valid in this
+      version, or, in format 1, the file of a tokenizer is missing or damaged or does not match
       the manifest.
     ConfigError: the configuration of a tokenizer of format 1 is not valid.
     KeyError: the manifest lacks a field.

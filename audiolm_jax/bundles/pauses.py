@@ -28,7 +28,7 @@ def cuts(levels: Float[np.ndarray, "steps"], longest: int) -> list[int]:
   """Returns the steps at which to cut a recording so that no part exceeds `longest` steps.
 
   Each part except the last has `longest // 2` to `longest` steps, but at least 1. It ends before
-  the quietest of the steps that allow such a length.
+  the quietest step that allows such a length.
 
   Args:
     levels: root mean square of each step.

@@ -44,7 +44,7 @@ class Mode(enum.StrEnum):
 
 
 class PromptAudio(enum.StrEnum):
-  """The prompt in the output: decoded from its codes, in its original samples, or omitted."""
+  """The form of the prompt in the output: decoded from codes, original samples, or omitted."""
 
   CODEC = "codec"
   ORIGINAL = "original"
@@ -55,26 +55,26 @@ class SamplingSettings(TypedDict, total=False):
   """The keyword arguments that control how stages sample, in continuations and in speech.
 
   Attributes:
-    temperature: temperature by stage; 0 selects the most likely token. The default is that of the
-      bundle, else that of the paper (0.6, 0.8 and 0.6 for the semantic, coarse and fine stages),
-      else 1.
+    temperature: temperature by stage; 0 selects the most likely token. The default is the
+      temperature of the bundle, else of the paper (0.6, 0.8 and 0.6 for the semantic, coarse and
+      fine stages), else 1.
     top_k: number k by stage; samples from the k most likely tokens. 0 (default) for all tokens.
     top_p: probability p by stage; samples from the smallest set of most likely tokens whose
       probabilities sum to at least p. The default is 1, for all tokens.
-    passes: for parallel stages, the number of passes of each level by stage; levels without a
-      number have 1 pass. () selects the codes nearest to the predicted points, in one pass. The
-      default is that of the stage.
-    lookahead: for parallel stages, the seconds of new audio in the first window by stage. Each
+    passes: for parallel stages, the number of passes (evaluations of the model) of each level by
+      stage; levels without a number have 1 pass. () selects the codes nearest to the vectors that
+      the stage predicts, in one pass. The default is the setting of the stage.
+    lookahead: for parallel stages, the seconds of new audio in the first window, by stage. Each
       further window has twice the new audio of the previous window, up to a whole window. The
       default is a whole window from the first window on. With a smaller value, a stream returns its
       first audio earlier and computes a few more windows.
     watermark: strength of the watermark in the sampled codes: the number that is added to the
-      logits of green codes; "off" or 0 for no watermark. The default is the bundle's strength, or
-      no watermark if the bundle has none. The only strength of a gumbel watermark is 1.
+      logits of preferred (green) codes; "off" or 0 for no watermark. The default is the bundle's
+      strength, or no watermark if the bundle has none. A gumbel watermark has strength 1.
     watermark_key: content of a key file, 16 to 4096 bytes; the default is the bundle's public key.
     watermark_payload: 1 or 4 bytes that the watermark encodes; the default is no payload.
     guidance: for parallel stages, the factor of the difference between the logits with and without
-      semantic tokens, by stage; 1 for no guidance. The default is that of the stage.
+      semantic tokens, by stage; 1 for no guidance. The default is the setting of the stage.
   """
 
   temperature: Mapping[str, float]
@@ -102,7 +102,7 @@ class Settings(SamplingSettings, total=False):
       prompt. The stages receive only whole semantic tokens (for example, of 40 ms each), so the
       rest of the prompt is sampled again. In resynthesis, the seconds of the voice to use.
     voice: in resynthesis, a recording of the voice to use, [samples] at the rate of the prompt; the
-      default is a random voice. The tokens of the result begin with those of the voice.
+      default is a random voice. The tokens of the result begin with the voice.
     mode: see `Mode`; default continuation.
     prompt_audio: form of the prompt in a continuation, see `PromptAudio`; default codec.
     channel_axis: axis of the channels of each prompt and of the voice. Channels are averaged. -1
@@ -262,7 +262,7 @@ def _check_stages_can_carry_mark(bundle: Bundle, temperature: Mapping[str, objec
 def check_seconds(
   mode: Mode, settings: Settings, sample_rate: int
 ) -> tuple[float | None, float | None]:
-  """Returns the duration and the seconds of the prompt after checking them.
+  """Returns the duration and the seconds of the prompt after a check; None for a whole prompt.
 
   Raises:
     UserError: the duration is missing or too short, or a number is out of range.

@@ -48,11 +48,11 @@ class VoiceSettings(SamplingSettings, total=False):
   """The keyword arguments of `Bundle.speak_from` and `Bundle.stream_speech_from`.
 
   They include the arguments in `settings.SamplingSettings`, which also apply to the stage that
-  reads the source.
+  reads the text or the recording.
 
   Attributes:
     voice: a recording of the voice to use, [samples]; the default is a random voice. In
-      `speak_from`, the voice has the sample rate of the source.
+      `speak_from`, the voice has the sample rate of the recording to speak.
     prompt_seconds: seconds of the voice to use, from its beginning; default 3, None for the whole
       recording.
     seed: random seed, default 0. The same seed gives the same audio.
@@ -168,11 +168,11 @@ def speech_stage(bundle: Bundle) -> ConditionedSpec:
 
 
 def _stage(bundle: Bundle, name: str, source: ConditionedSource) -> ConditionedSpec:
-  """Returns the spec of the stage that predicts semantic tokens from a kind of source.
+  """Returns the spec of the stage that predicts semantic tokens from `source`.
 
   Args:
     bundle: the bundle.
-    name: default name of such a stage, for error messages and the name of its gin file.
+    name: default name of the stage, for error messages and the name of its gin file.
     source: the kind of source that the stage reads.
 
   Raises:
@@ -340,7 +340,7 @@ def _spoken(
 
 
 def _streamed(bundle: Bundle, request: _Request, progress: Progress | None) -> AudioStream:
-  """Returns a stream of the audio of a request with one sample."""
+  """Returns the audio of a request with one sample as a stream."""
   (clip,), (output,) = request.clips, request.outputs
   codes = bundle.cascade.stream(clip, seed=request.seed, options=request.options, progress=progress)
   return AudioStream(bundle, codes, output.made, 0, output.cut)
@@ -369,7 +369,7 @@ def sentences_of(spec: ConditionedSpec, text: object) -> list[str]:
 def best(
   rows: Sequence[Int[np.ndarray, "_"]], scores: Float[np.ndarray, "rows"], candidates: int
 ) -> list[Int[np.ndarray, "_"]]:
-  """Returns the row with the highest score of each group of `candidates` consecutive rows."""
+  """Returns the row with the highest score from each group of `candidates` consecutive rows."""
   chosen = np.asarray(scores).reshape(-1, candidates).argmax(1)
   return [rows[candidates * group + int(row)] for group, row in enumerate(chosen)]
 

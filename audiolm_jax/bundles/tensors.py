@@ -74,7 +74,7 @@ def unflatten_params(flat: Mapping[str, np.ndarray]) -> Params:
 
 
 def hash_params(params: Params) -> str:
-  """Returns a hash of 16 hexadecimal digits of the names, shapes, types and values of all weights.
+  """Hashes the names, shapes, types and values of all weights to 16 hexadecimal digits.
 
   Floats are hashed as float32, so equal values of different float types have equal hashes.
   """
@@ -86,10 +86,10 @@ def hash_params(params: Params) -> str:
 
 
 def as_stored(params: Params, storage: Storage) -> Params:
-  """Returns the parameters with their values after storage in the format `storage` and loading.
+  """Returns the parameters as they are after they are stored in the format `storage` and loaded.
 
   Raises:
-    BundleError: a weight that is stored as float16 is not finite or beyond the range of float16.
+    BundleError: a weight that is stored as float16 is not finite or is out of the range of float16.
   """
   return _unpack(_pack(params, storage))
 
@@ -244,9 +244,9 @@ def _to_int8(value: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _narrow(scale: np.ndarray) -> np.ndarray:
   """Returns rounded scales, which do not change when loaded weights are stored again.
 
-  That storage computes each scale as `127 * scale / 127` in float32. This function rounds in the
-  same way; a second rounding has no effect. If all scales except zeros are in the range of normal
-  float16 numbers, they become float16, which this rounding does not change.
+  If loaded weights are stored again, each scale is computed as `127 * scale / 127` in float32. This
+  function rounds in the same way; a second rounding has no effect. If all nonzero scales are in the
+  range of normal float16 numbers, scales become float16, which this rounding does not change.
   """
   scale = np.float32(127) * scale / np.float32(127)
   least = np.min(scale, where=scale > 0, initial=np.inf)

@@ -24,7 +24,7 @@ def of_bundle(bundle: Bundle, tokens: Record) -> TokenFile:
 
 
 def of_sample(bundle: Bundle, tokens: Record) -> TokenFile:
-  """Returns a token file of one sampled clip, in which streams without repeats have no rate.
+  """Returns a token file of one sampled clip; streams with collapsed repeats have no rate.
 
   Args:
     bundle: the bundle whose stages sampled the clip.

@@ -8,12 +8,12 @@ A `ChunkedModel` declares a model:
 - `left` and `right`: the numbers of earlier and later frames that the result of a frame depends on.
 - `initial_state(batch)`: the state at the start of a clip, if a state carries the past from chunk
   to chunk. With a state, `left` is 0 and the results of a chunk lag `right` frames behind its
-  inputs. Without a state, a chunk begins `left` frames before its first kept result and ends
-  `right` frames after its last kept result, except at the ends of a clip.
-- `sizes`: the numbers of frames that a chunk of `run` may have; they are few, so that few programs
-  are compiled.
+  inputs. Without a state, chunks overlap. Each chunk then has `left` frames before and `right`
+  frames after the frames whose results are kept, except at the ends of a clip.
+- `sizes`: the numbers of frames that a chunk may have; they are few, so that few programs are
+  compiled.
 
-A function and a class run the model, and both use `plan`:
+`run` and `ChunkStream` run the model, and both use `plan`:
 
 - `plan` cuts a clip into chunks and selects the results of each chunk to keep.
 - `run` maps clips of unequal lengths, in bounded memory and several at a time.

@@ -56,12 +56,12 @@ class Sizes(NamedTuple):
 
   @classmethod
   def in_steps(cls, largest: int, step: int) -> "Sizes":
-    """Returns sizes with one last chunk, padded to a multiple of `step` frames."""
+    """Returns sizes with one shorter last chunk, which has a multiple of `step` frames."""
     return cls(largest, lambda rest: -(-rest // step) * step)
 
   @classmethod
   def of_two(cls, largest: int, small: int) -> "Sizes":
-    """Returns sizes with last chunks of `small` frames, so that only two sizes exist."""
+    """Returns sizes with chunks of `small` frames if fewer than `largest` frames remain."""
     return cls(largest, lambda rest: small)
 
 
@@ -87,15 +87,15 @@ class ChunkedModel:
     margins: `step` also receives these numbers of inputs before and after the frames of a chunk;
       these inputs are zeros outside of the clip.
     dtype: dtype of the inputs.
-    pooled: True to form batches of chunks of one size, from any clips. Every clip is then cut as if
-      it were alone, and all chunks of a clip longer than the largest size have the largest size.
-      False to form batches of clips of similar length; all have the chunks of the longest of them.
+    pooled: whether a batch consists of equally large chunks from any clips. Each clip is then cut
+      as if it were alone, and all chunks of a clip longer than the largest size have the largest
+      size. If False, a batch consists of clips of similar length, all cut like the longest.
     prepare: starts to load or compile, in the background, the program that `step` runs for the
       given arguments; None if there is no such program.
 
   Raises:
-    ConfigError: the largest chunk has no result to keep, or a model with a state sets `pooled` or
-      `left`.
+    ConfigError: the largest chunk has at most `left + right` frames, or a model with a state sets
+      `pooled` or `left`.
   """
 
   step: Step
@@ -131,7 +131,7 @@ class ChunkedModel:
     return self.right if self.carried else 0
 
   def start(self, done: int) -> int:
-    """Returns the first frame of the chunk whose first kept result is that of frame `done`."""
+    """Returns the first frame of the chunk whose kept results begin at frame `done`."""
     return done + self.lag if self.carried else max(0, done - self.left)
 
   def start_state(self, batch: int) -> PyTree:
@@ -153,10 +153,11 @@ class ChunkedModel:
     return min(largest, smaller(rest))
 
   def exact_size(self, start: int, rest: int) -> int:
-    """Returns the number of frames of the next chunk of a stream with a state.
+    """Returns the size in frames of the next chunk in a stream with a state.
 
-    It is `rest` up to eight frames, else the largest power of two up to `rest`, and at most the
-    largest size. The first chunk has at least `first` frames. The arguments are those of `size`.
+    The size is `rest` for up to eight frames, else the largest power of two up to `rest`. It is at
+    most the largest size. The first chunk has at least `first` frames. See `size` for `start`
+    and `rest`.
     """
     if rest >= self.sizes.largest:
       return self.sizes.largest

@@ -16,7 +16,7 @@ class Chunk(NamedTuple):
     size: number of frames of the chunk.
     keep_from: start of the range of results to keep, in frames from the first result of the chunk.
     keep_to: end of this range (exclusive), in frames from the first result of the chunk.
-    done: the frame of the clip after the frame of the last kept result.
+    done: the frame of the clip after the last frame whose result is kept.
   """
 
   start: int
@@ -35,12 +35,11 @@ def plan(
 ) -> Iterator[Chunk]:
   """Yields the chunks that compute the results of the frames `done` to `until - 1` of a clip.
 
-  The results to keep of each chunk depend only on the chunk, its margins and the state; see
-  `ChunkedModel`.
+  The kept results depend only on the chunk, its margins and the state; see `ChunkedModel`.
 
   Args:
     model: the model to run.
-    frames: number of frames of the clip that are known.
+    frames: number of frames of the clip that are known so far.
     done: first frame without a result, from the last `Chunk.done`; None at the start of a clip.
     until: end of the frames to compute (exclusive); `frames` by default.
     size: maps the first frame of a chunk and the number of remaining frames to the number of frames

@@ -25,9 +25,9 @@ def run(
 ) -> list[Shaped[np.ndarray, "_ ..."]]:
   """Returns the results of each clip.
 
-  They equal the results of each clip alone except for rounding, because matrix products of
-  different shapes round differently. Chunks that do not fill a batch run one by one, so that every
-  size is compiled for at most two batch sizes.
+  A run with each clip alone returns equal results except for rounding: matrix products of different
+  shapes round differently. Chunks that do not fill a batch run one by one, so that every size is
+  compiled for at most two batch sizes.
 
   Args:
     model: the model to run.
@@ -77,7 +77,7 @@ def clips_of(
 
 
 def _in_step(model: ChunkedModel, frames: Sequence[int], batch_size: int) -> Iterator[Batch]:
-  """Yields batches of clips of similar length; all have the chunks of the longest of them."""
+  """Yields batches of chunks from clips of similar length, all cut like the longest clip."""
   order = sorted(range(len(frames)), key=lambda clip: frames[clip])
   for clips in _batches(order, batch_size):
     for chunk in plan(model, frames[clips[-1]]):
@@ -85,7 +85,7 @@ def _in_step(model: ChunkedModel, frames: Sequence[int], batch_size: int) -> Ite
 
 
 def _pooled(model: ChunkedModel, frames: Sequence[int], batch_size: int) -> Iterator[Batch]:
-  """Yields batches of chunks of one size; every clip is cut as if it were alone."""
+  """Yields batches of equally large chunks; every clip is cut as if it were alone."""
   by_size: dict[int, Batch] = collections.defaultdict(list)
   for clip, count in enumerate(frames):
     for chunk in plan(model, count):

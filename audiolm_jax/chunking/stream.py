@@ -8,7 +8,7 @@ from audiolm_jax.chunking.plan import plan
 
 
 class ChunkStream:
-  """Maps the inputs of clips of equal length to results, piece by piece.
+  """Maps inputs to results, piece by piece, for clips of equal length.
 
   If the model carries a state, a chunk contains received inputs only, without padding before the
   end of the clips. Chunks have few sizes, so that few programs are compiled for pieces of any

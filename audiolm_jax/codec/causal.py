@@ -2,7 +2,7 @@
 
 Every layer maps `(x, state)` to `(y, state)`. The state represents the earlier inputs that the next
 outputs depend on. A state of zeros at the start of a clip has the effect of causal padding. A clip
-can be processed in pieces, and the results are those of the whole clip. Strided layers have kernels
+can be processed in pieces; the results do not depend on the pieces. Strided layers have kernels
 of size `2 * stride`. They are computed as matrix products over blocks of `stride` samples, because
 the gradients of strided and transposed convolutions are slow on several XLA backends.
 
@@ -38,7 +38,7 @@ def elu(x: Float[Array, "..."]) -> Float[Array, "..."]:
 
 
 class Streamed:
-  """Runs layers in sequence, gives each layer its part of the state and collects the new parts."""
+  """Runs layers in sequence, each with its part of an initial state; collects the new states."""
 
   def __init__(self, state: Iterable[PyTree]):
     self._before = iter(state)

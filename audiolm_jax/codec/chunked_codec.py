@@ -149,7 +149,7 @@ class ChunkedCodec(abc.ABC):
   def encode_long(
     self, waveform: Float[np.ndarray, "samples"] | Sliced
   ) -> Int[np.ndarray, "frames q"]:
-    """Returns the codes of one clip, equal to those of `encode` for one row, in bounded memory."""
+    """Returns the codes of one clip, as `encode` does for one row, in bounded memory."""
     return run(self.encoder, [waveform], 1)[0]
 
   def encode_clips(

@@ -24,9 +24,9 @@ def convolve(
 
   On TPUs, and if products round to bfloat16, the convolution is computed as a matrix product over
   shifted inputs, else by XLA's convolution. According to the estimate of the TPU compiler, the
-  product takes two thirds of the cycles of the convolution in an encoder and its gradient, and it
-  compiles in less than half of the time. In float32 on CPUs, the convolution is faster than the
-  product in the forward and in the backward pass.
+  product takes two thirds of the cycles of the convolution in an encoder and its gradient. The
+  product compiles in less than half of the time. In float32 on CPUs, the convolution is faster than
+  the product in the forward and in the backward pass.
 
   Args:
     x: inputs.

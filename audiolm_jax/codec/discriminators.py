@@ -230,7 +230,7 @@ class SpectrogramDiscriminator(nn.Module):
 
 
 class Discriminators(nn.Module):
-  """All discriminators; returns lists of their logits and of the outputs of their layers."""
+  """All discriminators; returns the logits and the layer outputs of each discriminator."""
 
   config: DiscriminatorConfig
 

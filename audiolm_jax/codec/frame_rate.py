@@ -1,7 +1,7 @@
 """A causal codec whose layers run at the frame rate, between two Fourier transforms.
 
-The encoder reads the complex spectra of frames with compressed magnitudes. The decoder predicts a
-complex spectrum for each frame, and an inverse transform with overlapping windows computes the
+The encoder reads a complex spectrum of each frame, with compressed magnitudes. The decoder predicts
+a complex spectrum for each frame, and an inverse transform with overlapping windows computes the
 samples. No layer runs at the sample rate, so the computation consists of few, large matrix
 products. If `short_hop` is less than `hop_length`, each frame consists of several short frames. The
 first blocks of the encoder and the last blocks of the decoder then run at the rate of short frames.
@@ -56,10 +56,10 @@ class FrameRateConfig(TrainableConfig):
     lookahead_frames: number of later frames that contribute to the samples of a frame.
     encoder_short_dim: width of the encoder's blocks for short frames.
     encoder_short_layers: number of these blocks.
-    encoder_dim: width of the encoder's blocks.
-    encoder_layers: number of the encoder's blocks.
-    decoder_dim: width of the decoder's blocks.
-    decoder_layers: number of the decoder's blocks.
+    encoder_dim: width of the encoder's blocks for whole frames.
+    encoder_layers: number of these blocks.
+    decoder_dim: width of the decoder's blocks for whole frames.
+    decoder_layers: number of these blocks.
     decoder_short_dim: width of the decoder's blocks for short frames.
     decoder_short_layers: number of these blocks.
     expansion: width inside a block as a multiple of the width of the block.

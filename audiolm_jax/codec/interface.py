@@ -88,7 +88,7 @@ class Codec(Protocol):
   def encode_long(
     self, waveform: Float[np.ndarray, "samples"] | Sliced
   ) -> Int[np.ndarray, "frames q"]:
-    """Returns the codes of one clip, equal to those of `encode` for one row, in bounded memory."""
+    """Returns the codes of one clip, as `encode` does for one row, in bounded memory."""
     ...
 
   def stream_encoder(self, batch: int = 1) -> CodecStream: ...

@@ -72,9 +72,9 @@ def spectral_loss(
 
   If `linear_weight` is None, the loss of a window of s samples has two terms. The first term is 100
   times the mean absolute difference of the mel magnitudes. The second term is sqrt(s / 2) times the
-  root mean square over bands of the difference of the logarithms, averaged over frames. The sum of
-  all terms is divided by the sum of sqrt(s / 2) over windows. SoundStream takes sums instead of
-  means; the factor 100 and the division keep the loss near 1.
+  root mean square difference of the logarithms over bands, averaged over frames. The sum of all
+  terms is divided by the sum of sqrt(s / 2) over windows. SoundStream takes sums instead of means;
+  the factor 100 and the division keep the loss near 1.
 
   Otherwise, the loss is the mean over all windows of two terms: the mean absolute difference of the
   logarithms, and `linear_weight` times the mean absolute difference of the magnitudes divided by
@@ -112,8 +112,8 @@ def complex_spectral_loss(
   """Returns the distance between complex spectra whose magnitudes m are compressed to m**0.4.
 
   Unlike a distance between magnitudes, this distance depends on the phase. Unlike a distance
-  between waveforms, it also gives weight to quiet bins. The result is the mean over windows of the
-  mean distance, divided by the mean compressed magnitude of the target.
+  between waveforms, it also gives weight to quiet bins. For each window, the mean distance is
+  divided by the mean compressed magnitude of the target. The result is the mean over windows.
   """
   total = jnp.zeros(())
   for window in config.windows:

@@ -81,10 +81,10 @@ def beam_quantize(
 ) -> Int[Array, "*batch quantizers"]:
   """Returns the codes with the smallest quantization error that a beam search finds.
 
-  At each level, the search extends all kept sequences of codes by all entries of the codebook. It
-  keeps the `width` extended sequences with the smallest residuals. `residual_quantize` is the
-  search with width 1. For larger widths, the first k codes of the result can differ from the result
-  of a search with k levels, but their quantization error is close to the error of that result.
+  At each level, the search extends all its code sequences by all entries of the codebook. Then it
+  keeps the `width` sequences with the smallest residuals. `residual_quantize` is the search with
+  width 1. For larger widths, the first k codes of the result can differ from the result of a search
+  with k levels, but their quantization error is close to the error of that result.
 
   Args:
     x: vectors to quantize.

@@ -27,7 +27,7 @@ def config_class(values: Json) -> "type[TrainableConfig]":
     values: the configuration as JSON values. Older configurations lack some fields of their class.
 
   Returns:
-    The class that has all fields of `values`; of several such classes, the one with the fewest
+    The class that has all fields of `values`; if several classes do, the class with the fewest
     fields.
 
   Raises:

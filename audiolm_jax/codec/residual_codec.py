@@ -123,7 +123,7 @@ class ResidualConfig(abc.ABC):
   def encode_latents(
     self, params: Params, waveform: Float[Array, "batch samples"]
   ) -> Float[Array, "batch frames latent"]:
-    """Returns the latents of complete clips of whole frames; `params` are those of the encoder."""
+    """Returns the latents of complete clips of whole frames, given the encoder's parameters."""
     batch, samples = waveform.shape
     ends = jnp.full(batch, samples)
     return self.encode_chunk(params, waveform, ends, self.encoder_state(batch))[0]
@@ -131,7 +131,7 @@ class ResidualConfig(abc.ABC):
   def decode_latents(
     self, params: Params, latents: Float[Array, "batch frames latent"]
   ) -> Float[Array, "batch samples"]:
-    """Returns the waveforms of complete clips; `params` are those of the decoder."""
+    """Returns the waveforms of complete clips, given the decoder's parameters."""
     batch, frames, _ = latents.shape
     latents = jnp.pad(latents, ((0, 0), (0, self.lookahead_frames), (0, 0)))
     ends = jnp.full(batch, frames)

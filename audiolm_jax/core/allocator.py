@@ -33,7 +33,7 @@ class AllocatorError(UserError):
   """Raised when the memory allocator of this process cannot be tuned.
 
   Attributes:
-    fix: instruction that makes tuning possible; empty if there is none.
+    fix: instruction that makes tuning possible; empty if no instruction is known.
   """
 
   def __init__(self, reason: str, fix: str = ""):

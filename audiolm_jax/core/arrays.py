@@ -1,4 +1,4 @@
-"""The types of arrays and of pytrees of arrays in modules that compute with JAX."""
+"""The types of arrays and pytrees in modules that compute with JAX."""
 
 from typing import TYPE_CHECKING
 

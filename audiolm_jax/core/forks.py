@@ -1,4 +1,4 @@
-"""Detects a process that was forked after JAX started, because JAX would block forever in it."""
+"""Detects that this process was forked after JAX started; JAX would then block forever."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""Parameters and batches of models, and calls of Flax modules with parameters."""
+"""Types of parameters and batches, and calls of Flax modules with parameters."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
@@ -26,8 +26,8 @@ ShapedBatch = Mapping[str, BatchShape]
 def apply(module: "nn.Module", params: Params, *arguments: object, **options: Any) -> Any:
   """Returns the outputs of a module with the given parameters; see `flax.linen.Module.apply`.
 
-  The declared type is Any, because Flax declares a union of the outputs and of a tuple of outputs
-  and variables.
+  The declared type is Any, because Flax declares a union: the outputs, or a tuple of outputs and
+  variables.
   """
   return module.apply({"params": params}, *arguments, **options)  # pyright: ignore[reportUnknownMemberType]: Flax leaves out types
 

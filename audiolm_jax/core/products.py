@@ -128,8 +128,8 @@ def batched_matmul(
 ) -> Float[Array, "*batch rows columns"]:
   """Returns the products of stacked matrices in the current precision.
 
-  Unlike the kernel of `matmul`, the second operand has batch axes. The precision of the gradients
-  is that of `matmul`.
+  Unlike the kernel of `matmul`, the second operand has batch axes. Gradients are rounded as
+  in `matmul`.
   """
   return cast(Array, _rounded_batched(x, y)) if rounds(x, y) else x @ y
 

@@ -147,7 +147,7 @@ def of_tokenizers(codec: Json, semantic: Json) -> dict[str, Stream]:
 
 
 def of_pairs(streams: Mapping[str, Stream]) -> dict[str, Stream]:
-  """Returns, by key, the streams of the possible sources of a clip.
+  """Returns the streams that can be the source of a clip, by key.
 
   The source of a clip is a text or another recording with the same content.
 
@@ -164,11 +164,11 @@ def of_pairs(streams: Mapping[str, Stream]) -> dict[str, Stream]:
 
 
 def differences(expected: Stream, found: Stream) -> list[str]:
-  """Returns a phrase for each difference between the stream of a stage and the stream of tokens.
+  """Returns a phrase for each difference between the expected and the found stream.
 
   Args:
     expected: the stream that a stage reads or writes.
-    found: the stream of the tokens, which may have more levels.
+    found: the stream of existing tokens, which may have more levels.
   """
   phrases: list[str] = []
   for field, name in (("rate", "rate"), ("size", "vocabulary")):

@@ -106,16 +106,16 @@ class ClipShard:
 
 @dataclasses.dataclass(frozen=True)
 class TaskShard:
-  """A part of one split of the data source of a SeqIO task.
+  """A part of a split of a SeqIO data source.
 
-  The examples of the data source have `id`, `speaker` and `waveform`.
+  The examples of the data source have the features `id`, `speaker` and `waveform`.
 
   Attributes:
     module: module that registers the task on import.
-    task: name of the task.
+    task: name of the task with the data source.
     split: split of the data source.
     index: index of this part.
-    count: number of parts of the split.
+    count: number of parts in the split.
     corpus: two hashes that identify the clips of the split, see `manifest.Fingerprint`.
   """
 
@@ -184,7 +184,7 @@ def shards_of_clips(
 def shards_of_task(
   module: str, task: str, sample_rate: int, clips_per_shard: int
 ) -> Iterator[TaskShard]:
-  """Yields the parts of all splits of a SeqIO task, each of at most `clips_per_shard` clips.
+  """Yields parts of at most `clips_per_shard` clips, which cover all splits of a SeqIO task.
 
   The same arguments give the same parts if the corpus has not changed.
 
@@ -237,7 +237,7 @@ def task_source(module: str, task: str, sample_rate: int) -> "WaveformDataSource
 def _in_order(
   pool: ThreadPoolExecutor, function: Callable[[T], R], items: Sequence[T], ahead: int
 ) -> Iterator[R]:
-  """Yields `function(item)` for each item in order, with at most `ahead` more results in memory."""
+  """Yields `function(item)` for each item in order, computing up to `ahead` in advance."""
   waiting: collections.deque[Future[R]] = collections.deque()
   try:
     for item in items:

@@ -44,16 +44,16 @@ class TokenizationJob:
     source: folder or manifest, see `manifest.list_clips`; None if `task` is given.
     task: name of a SeqIO task whose source is tokenized.
     module: module that registers the task on import.
-    search_width: width of the beam search of the codec, see `Bundle.searching`.
-    streams: keys of the streams to store, see `tokenization.tokenize_corpus`.
+    search_width: width of the beam search in the codec, see `Bundle.searching`.
+    streams: keys of the token streams to store, see `tokenization.tokenize_corpus`.
     layout: layout of a folder, see `manifest.list_clips`.
     valid_fraction: validation share of a corpus without splits.
     max_skipped_fraction: largest share of unreadable clips that a complete store may have.
     clips_per_shard: largest number of clips per file. With `source`, a file also ends with the clip
       that reaches half an hour of audio; unknown durations are estimated.
     batch_size: number of clips per batch, see `tokenization.tokenize_shard`.
-    num_workers: number of batches that a worker tokenizes in parallel, and of files that it reads
-      in advance.
+    num_workers: for each worker, the number of batches that are tokenized in parallel and the
+      number of files that are read in advance.
   """
 
   bundle: str
@@ -80,11 +80,12 @@ def tokenize_corpus(
     job: the job to run.
     runner: name of a Beam runner.
     beam_options: options of the runner, as on a command line.
-    replace_changed: see `tokenization.tokenize_corpus`; outdated clips are dropped before the run.
+    replace_changed: see `tokenization.tokenize_corpus`; changed or removed clips are dropped first.
 
   Raises:
     DataError: the corpus has no clips or too many unreadable clips; the store has tokens of other
-      tokenizers, other streams, or outdated clips; or the runner returned before the end.
+      tokenizers, other streams, or clips whose files have changed or were removed; or the runner
+      returned before the end of the job.
     UserError: the options of the runner are invalid, or `replace_changed` is True for a task, whose
       clips cannot be compared one by one.
   """

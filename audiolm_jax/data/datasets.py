@@ -29,12 +29,12 @@ class SeqioDataset:
 
   Attributes:
     mixture_or_task_name: registered name of the task or mixture.
-    task_feature_lengths: {"waveform": number of samples of a crop}; None for the examples of a
+    task_feature_lengths: {"waveform": number of samples per crop}; None for the examples of a
       stage.
     spec: specification of the stage whose examples the task produces; None for waveforms.
     split: split of the task.
     batch_size: examples per step.
-    seed: random seed of the order and of the crops.
+    seed: random seed of the order and the crops.
     use_cached: whether to read the cache that `seqio_cache_tasks` wrote.
     shuffle: whether to shuffle the examples.
     num_epochs: number of passes over the data; None for endless batches.
@@ -102,14 +102,14 @@ class SeqioDataset:
 
 @dataclasses.dataclass(frozen=True)
 class InMemoryAudio:
-  """Batches of crops of an audio corpus, which is read into memory without SeqIO and TensorFlow.
+  """Batches of crops from an audio corpus, which is read into memory without SeqIO and TensorFlow.
 
   Attributes:
     source: folder of audio files or `.jsonl` manifest.
     crop_seconds: length of an example in seconds.
     split: split of the corpus.
     batch_size: examples per step.
-    seed: random seed of the order and of the crops.
+    seed: random seed of the order and the crops.
     sample_rate: sample rate of the examples in Hz.
     gain_db: lowest and highest random gain in dB, for training; None does not change the level.
     num_epochs: None for endless random crops, for training; otherwise the number of passes over
@@ -156,7 +156,7 @@ class InMemoryAudio:
 
 @dataclasses.dataclass(frozen=True)
 class InMemoryLabelledFrames:
-  """Batches of crops of an audio corpus whose frames have labels.
+  """Batches of crops from an audio corpus whose frames have labels.
 
   Attributes:
     source: folder of audio files or `.jsonl` manifest.
@@ -164,14 +164,14 @@ class InMemoryLabelledFrames:
     crop_seconds: length of an example in seconds; it must be a whole number of frames.
     split: split of the corpus.
     batch_size: examples per step.
-    seed: random seed of the order and of the crops.
+    seed: random seed of the order and the crops.
     gain_db: lowest and highest random gain in dB, for training; None does not change the level.
     num_epochs: None for endless random crops, for training; otherwise the number of passes over
       fixed crops, for evaluation.
     max_skipped_fraction: largest accepted share of unreadable clips.
-    characters: characters of the texts, see `InMemoryFrameLabelBatches`; empty for no texts.
-    longest_text: maximum number of characters of a text.
-    language: language of the words for numbers.
+    characters: known characters, see `InMemoryFrameLabelBatches`; empty for no texts.
+    longest_text: maximum number of characters in a text.
+    language: language in which numbers become words, see `text.normalized`.
   """
 
   source: str
@@ -220,14 +220,14 @@ class InMemoryLabelledFrames:
 
 @dataclasses.dataclass(frozen=True)
 class InMemoryTokens:
-  """Batches of crops of a token store for one stage, read without SeqIO and TensorFlow.
+  """Batches of crops from a token store for one stage, read without SeqIO and TensorFlow.
 
   Attributes:
     folder: folder of the token store that `cache_tokens` wrote.
     spec: specification of the stage.
     split: split of the corpus.
     batch_size: examples per step.
-    seed: random seed of the order and of the crops.
+    seed: random seed of the order and the crops.
     token_hash: hash that the tokenizers must have; None accepts all hashes.
     num_epochs: None for endless random crops, for training; otherwise the number of passes over
       fixed crops, for evaluation.

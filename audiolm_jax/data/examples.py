@@ -96,7 +96,7 @@ def from_pcm16(pcm: Int16[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
 
 
 def num_crops(length: float, crop: float) -> int:
-  """Returns how often a clip must occur per epoch, so that all seconds have about equal weight.
+  """Returns how often a clip must occur per epoch, so that all audio has about equal weight.
 
   Args:
     length: length of the clip, in any unit.
@@ -106,7 +106,7 @@ def num_crops(length: float, crop: float) -> int:
 
 
 def segments(num_samples: int, segment_samples: int) -> list[tuple[int, int]]:
-  """Returns the start and end of consecutive parts of `segment_samples` samples.
+  """Returns the bounds (start, end) of consecutive parts with `segment_samples` samples each.
 
   Only the last part can differ in length: it has 0.5 to 1.5 times `segment_samples`. A clip of less
   than 1.5 times `segment_samples` is one part.
@@ -120,9 +120,9 @@ def crop_tokens(spec: StageSpec, record: Record, seed: Seed) -> Record:
   """Returns a random crop that covers the same time span in all streams of the stage.
 
   The crop lasts about `spec.crop_length` seconds. Its start has a uniform distribution over the
-  times at which a step of every stream starts (with 25 Hz and 50 Hz: all steps of 25 Hz). Shorter
-  clips are returned whole, as are all clips if the stage has no `crop_length`. Streams without a
-  rate are never cut.
+  times at which all streams begin a step (for streams at 25 Hz and 50 Hz: each step at 25 Hz).
+  Shorter clips are returned whole. If `spec.crop_length` is None, all clips are returned whole.
+  Streams without a rate are never cut.
   """
   grid = _Grid.of(spec)
   start = crop_start(grid.whole_cells(record), grid.crop_cells, seed)
@@ -174,7 +174,7 @@ def waveform_example(
 def stage_example(spec: StageSpec, record: Record, seed: Seed) -> Example:
   """Returns the model features of a stage for one random crop.
 
-  With the probability `spec.pair_share`, the example is a pair of windows of the clip instead.
+  With the probability `spec.pair_share`, `_pair` creates the features from two crops instead.
   """
   if spec.pair_share:
     random = generator(seed, _PAIR)
@@ -184,7 +184,7 @@ def stage_example(spec: StageSpec, record: Record, seed: Seed) -> Example:
 
 
 def _pair(spec: StageSpec, record: Record, random: np.random.Generator) -> Example:
-  """Returns an example of two random windows of a clip, a prompt and a target, without overlap.
+  """Returns an example from two random crops, a prompt and a target, which do not overlap.
 
   The prompt has at most half the length of the example; it can precede or follow the target.
   """
@@ -209,12 +209,12 @@ def stack(examples: Sequence[Example]) -> Example:
 class _Grid(NamedTuple):
   """The common time grid of the streams that a stage uses.
 
-  A cell of the grid is the shortest time that is a whole number of steps of every stream.
+  A cell is the shortest duration that is a whole number of steps in every stream with a rate.
 
   Attributes:
     spec: specification of the stage.
-    steps: steps per cell of each stream with a rate, by key; empty if the whole clip is one cell.
-    crop_cells: number of cells of a crop.
+    steps: steps per cell, by key of each stream with a rate; empty if a clip is one cell.
+    crop_cells: number of cells per crop.
   """
 
   spec: StageSpec

@@ -1,4 +1,4 @@
-"""Frame labels: one class per frame of each labelled clip of a corpus, in one `.npz` file."""
+"""Frame labels: a class for each frame of the labelled clips, in one `.npz` file."""
 
 import dataclasses
 import os
@@ -18,7 +18,7 @@ _MOST_CLIPS = 1 << 20
 
 @dataclasses.dataclass(frozen=True)
 class FrameLabels:
-  """The classes of all frames of some clips of a corpus.
+  """The classes of all frames in the labelled clips.
 
   Attributes:
     clips: labels [frames] by clip id; the last frame of a clip may be partial.

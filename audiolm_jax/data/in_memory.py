@@ -27,21 +27,21 @@ _UNKNOWN = manifest.Fingerprint()
 
 
 class EpochUnit(enum.Enum):
-  """The unit of the corpus that occurs once in a training epoch."""
+  """How often a clip occurs in a training epoch: once, or about once per crop length."""
 
   CLIP = "clip"
   CROP_LENGTH = "crop_length"  # a clip of n crop lengths occurs n times
 
 
 class InMemoryBatches(abc.ABC):
-  """An iterator over batches of examples, which are made from items.
+  """An iterator over batches of examples; each example is created from an item.
 
-  In training (`num_epochs` is None), an item is a clip, and a clip can be several items. The number
-  of batches is unlimited. Every epoch has a new order of the items and new random crops, and a
+  In training (`num_epochs` is None), an item is one occurrence of a clip, see `EpochUnit`. The
+  number of batches is unlimited. Every epoch has a new order of the items and new random crops. A
   batch can contain items of several epochs.
 
-  In evaluation, an item is a fixed crop. There are `num_epochs` passes over all items in the same
-  shuffled order. If the last batch of a pass is not full, its examples are repeated.
+  In evaluation, an item is a fixed crop. There are `num_epochs` passes over all items, always in
+  one shuffled order. If the last batch of a pass is not full, its examples are repeated.
 
   Each process creates only its own rows of the global batches. The global batches do not depend on
   the number of processes.
@@ -106,8 +106,8 @@ class InMemoryBatches(abc.ABC):
     """Restores a data position that `get_state` returned; the seed does not change.
 
     Raises:
-      DataError: the position was saved with a different corpus, or with a different number of
-        items because of another crop length.
+      DataError: the position was saved with a different corpus, or the number of items has
+        changed with the crop length.
     """
     if state["items"] != self._num_items:
       raise DataError(
@@ -139,7 +139,7 @@ class InMemoryBatches(abc.ABC):
 
 
 class InMemoryWaveforms(InMemoryBatches):
-  """Batches of crops of an audio corpus, which is decoded once.
+  """Batches of crops from an audio corpus, which is decoded once.
 
   The memory contains the corpus as 16-bit samples: 115 MB per hour at 16 kHz.
 
@@ -152,7 +152,7 @@ class InMemoryWaveforms(InMemoryBatches):
     split: split of the corpus.
     crop_seconds: length of each example in seconds.
     batch_size: examples per batch, over all processes.
-    seed: random seed of the order and of the crops.
+    seed: random seed of the order and the crops.
     sample_rate: sample rate of the examples in Hz; audio of other rates is resampled.
     num_epochs: None for endless random crops; otherwise the number of passes over consecutive crops
       that cover every clip. The last batch of a pass can repeat some crops.
@@ -223,7 +223,7 @@ class InMemoryWaveforms(InMemoryBatches):
     return self.skipped.report() if self.skipped.skipped else ""
 
   def example(self, clip_id: str, seed: Seed) -> Example:
-    """Returns an example of a random crop of a clip; `seed` determines the crop and the gain."""
+    """Returns an example with a random crop of a clip; `seed` determines the crop and the gain."""
     pcm = self._pcm[clip_id]
     return self._labelled(clip_id, examples.waveform_example(pcm, self._crop, seed, self._gain_db))
 
@@ -236,7 +236,7 @@ class InMemoryWaveforms(InMemoryBatches):
   def _at(
     self, clip_id: str, start: int, seed: Seed, gain_db: tuple[float, float] | None = None
   ) -> Example:
-    """Returns an example of the crop that begins at sample `start`; `seed` determines the gain."""
+    """Returns the example whose crop begins at sample `start`; `seed` determines the gain."""
     pcm = self._pcm[clip_id][start : start + self._crop]
     return self._labelled(clip_id, examples.waveform_example(pcm, self._crop, seed, gain_db))
 
@@ -245,7 +245,7 @@ class InMemoryWaveforms(InMemoryBatches):
     return clips
 
   def _label_numbers(self) -> list[int]:
-    """Returns the index of the label of each clip, for the corpus fingerprint; [] for no labels."""
+    """Returns one label index per clip, for the corpus fingerprint; [] for no labels."""
     return [self._labels[clip_id] for clip_id in self._ids if self._labels]
 
   def _labelled(self, clip_id: str, example: Example) -> Example:
@@ -255,28 +255,28 @@ class InMemoryWaveforms(InMemoryBatches):
 
 
 class InMemoryFrameLabelBatches(InMemoryWaveforms):
-  """Batches of crops of the clips whose frames have labels.
+  """Batches of crops from the clips with frame labels.
 
   In addition to the features of `InMemoryWaveforms`, a batch contains "frame_label": int32 [batch,
   frames], with `NO_LABEL` after the end of a clip. Crops begin at the beginning of a frame.
 
-  With `characters`, a batch also contains "text": int32 [batch, longest_text], the index in
-  `characters` of each character of the normalised text, with `NO_LABEL` after its end. Characters
-  that are not in `characters` become spaces. A row has no text if the crop is only a part of the
-  clip, if the clip has no text, or if its text is longer than `longest_text`.
+  With `characters`, a batch also contains "text": int32 [batch, longest_text], the normalised text
+  as indices in `characters`, with `NO_LABEL` after its end. Characters that are not in `characters`
+  become spaces. A row has no text if the crop is only a part of the clip, or if the clip has no
+  text of at most `longest_text` characters.
 
   Args:
     source: a folder or manifest, see `manifest.list_clips`.
     frame_labels: frame labels of the clips.
     split: split of the corpus.
     characters: the known characters, among them the space; empty for no texts.
-    longest_text: maximum number of characters of a text.
-    language: language of the words for numbers, see `text.normalized`.
+    longest_text: maximum number of characters in a text.
+    language: language in which numbers become words, see `text.normalized`.
     **settings: other arguments of `InMemoryWaveforms`, except `sample_rate`.
 
   Raises:
-    DataError: no clip of the split has labels, a crop is not a whole number of frames, or
-      `characters` is not empty and no clip has a text; see also `InMemoryWaveforms`.
+    DataError: no clip of the split has labels; a crop is not a whole number of frames;
+      `characters` is not empty, but no clip has a text; see also `InMemoryWaveforms`.
   """
 
   def __init__(
@@ -301,7 +301,7 @@ class InMemoryFrameLabelBatches(InMemoryWaveforms):
       )
 
   def example(self, clip_id: str, seed: Seed) -> Example:
-    """Returns an example of a random crop of a clip; `seed` determines the crop and the gain."""
+    """Returns an example with a random crop of a clip; `seed` determines the crop and the gain."""
     hop = self._frame_labels.hop_length
     length = len(self._pcm[clip_id])
     first = examples.crop_start(length // hop, self._crop // hop, seed)
@@ -325,13 +325,13 @@ class InMemoryFrameLabelBatches(InMemoryWaveforms):
     return chosen
 
   def _indices(self, written: str) -> Int32[np.ndarray, "_"]:
-    """Returns the index of each character of a text."""
+    """Returns a text as indices in `characters`; unknown characters become spaces."""
     spoken = text.normalized(written, self._language)
     known = "".join(c if c in self._characters else " " for c in spoken)
     return np.array([self._characters.index(c) for c in " ".join(known.split())], np.int32)
 
   def _label_numbers(self) -> list[int]:
-    """Returns a checksum of the labels of each clip, for the corpus fingerprint."""
+    """Returns checksums of the labels and texts of all clips, for the corpus fingerprint."""
     rows = [self._frame_labels.clips[clip_id] for clip_id in self._ids]
     rows += [self._texts[clip_id] for clip_id in self._ids if clip_id in self._texts]
     return [zlib.crc32(np.ascontiguousarray(row, "<u4").data) for row in rows]
@@ -351,7 +351,7 @@ class InMemoryFrameLabelBatches(InMemoryWaveforms):
 
 
 class InMemoryTokenBatches(InMemoryBatches):
-  """Batches of crops of a token store for one language-model stage.
+  """Batches of crops from a token store for one language-model stage.
 
   A batch contains the features of the stage with a leading batch axis.
 
@@ -360,16 +360,17 @@ class InMemoryTokenBatches(InMemoryBatches):
     spec: specification of the stage.
     split: split of the corpus.
     batch_size: examples per batch, over all processes.
-    seed: random seed of the order and of the crops.
+    seed: random seed of the order and the crops.
     token_hash: hash that the tokenizers must have; None accepts all hashes.
     num_epochs: None for endless random crops; otherwise the number of passes over the crops of
-      `examples.token_windows`. The last batch of a pass can have more rows, with zero weight.
+      `examples.token_windows`. If the last batch of a pass is not full, it
+      gets additional rows with zero weight.
     epoch_unit: whether all clips or all seconds have equal weight in training.
     shard: index of this process, and the number of processes.
 
   Raises:
-    DataError: the store cannot be read or is unfinished, its tokens do not have the hash
-      `token_hash` or do not fit the stage, or the split has no clip that can be used; see also
+    DataError: the store cannot be read or is unfinished; its tokens do not have the hash
+      `token_hash` or do not fit the stage; or the stage can use no clip of the split; see also
       `InMemoryBatches`.
   """
 
@@ -420,7 +421,7 @@ class InMemoryTokenBatches(InMemoryBatches):
 
   @property
   def clip_ids(self) -> list[str]:
-    """The ids of the clips of the split that the stage can use."""
+    """The ids of the clips in the split that the stage can use."""
     return list(self._clips)
 
   def skip_report(self) -> str:
@@ -434,7 +435,7 @@ class InMemoryTokenBatches(InMemoryBatches):
     return not reason
 
   def example(self, clip_id: str, seed: Seed) -> Example:
-    """Returns an example of a random crop of a clip; `seed` determines the crop."""
+    """Returns an example with a random crop of a clip; `seed` determines the crop."""
     return examples.stage_example(self._spec, self._clips[clip_id].streams, seed)
 
   def _example(self, item: int, seed: Seed) -> Example:

@@ -197,7 +197,7 @@ def _folder(folder: str, names: Sequence[str], audio: Sequence[str]) -> dict[str
 
 
 def _leading_split(name: str) -> str:
-  """Returns the split that a folder name begins with, such as "valid" for dev-clean; else ""."""
+  """Returns the split for the first word of a folder name: "valid" for dev-clean; "" if unknown."""
   return SPLIT_FOLDERS.get(re.split(r"[-_]", name)[0], "")
 
 

@@ -114,7 +114,7 @@ class Corpus(NamedTuple):
   Attributes:
     clips: the clips, sorted by id.
     layout: layout of the folder, one of `layouts.LAYOUTS`; "manifest" for a manifest.
-    left_out: by path, the reason why an audio file in the folder is not a clip.
+    left_out: reasons why audio files in the folder are not clips, by path.
   """
 
   clips: list[AudioClip]
@@ -158,9 +158,9 @@ def read_corpus(
   `source_path`.
 
   If no clip has a split, a hash of the id selects about `valid_fraction` of the recordings for the
-  split `valid`; if the fraction is above 0, at least one of two or more recordings. Files of one
-  recording, such as files of two microphones, are in the same split. If some clips have a split,
-  the other clips are in `train`.
+  split `valid`. At least one recording is selected if `valid_fraction` is above 0 and the corpus
+  has two or more recordings. All files of a recording, such as files of two microphones, are in one
+  split. If some clips have a split, the other clips are in `train`.
 
   Args:
     source: path or URL of a folder or manifest.
@@ -212,7 +212,7 @@ def clips_of_split(clips: Sequence[AudioClip], split: str) -> list[AudioClip]:
 
 
 def size_of(clip: AudioClip) -> int | None:
-  """Returns the size of a clip's file in bytes: `clip.size`, else the size on disk, else None."""
+  """Returns the size of a clip's file in bytes, from `clip` or the disk; None if unknown."""
   if clip.size is not None or not clip.path or storage.is_url(clip.path):
     return clip.size
   try:
@@ -224,7 +224,7 @@ def size_of(clip: AudioClip) -> int | None:
 def content_of(clip: AudioClip) -> str | None:
   """Returns the hash of a clip's file, see `storage.content_hash`; None if a file is unreadable.
 
-  For a clip with a source, the hash is computed from both files.
+  For a clip with a source recording, the hash is computed from both files.
   """
   if not clip.path:
     return None
@@ -239,7 +239,7 @@ def content_of(clip: AudioClip) -> str | None:
 
 
 def source_of(clip: AudioClip) -> AudioClip | None:
-  """Returns the source recording of a clip, as a clip; None if the clip has no source."""
+  """Returns the source recording of a clip, as a clip; None if there is none."""
   if clip.source_path is None:
     return None
   return AudioClip(f"the source of {clip.id}", clip.source_path, clip.split)
@@ -373,11 +373,11 @@ def _clip_of_row(line: str, manifest: str, number: int) -> AudioClip:
 
 
 def _text(row: Mapping[str, object], field: str) -> str | None:
-  """Returns the text or number in a field of a row, as text; None if the field is missing.
+  """Returns a field of a manifest row as text; None if the field is missing.
 
   Raises:
-    ValueError: the value is neither a text nor a number, or the field is a path and the value is
-      a number, empty or has a null character.
+    ValueError: the value is neither a text nor a number; or the field is a path, and the value is
+      a number, is empty or has a null character.
   """
   value = row.get(field)
   if value is None:

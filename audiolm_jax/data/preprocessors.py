@@ -161,7 +161,7 @@ def only_usable(dataset: tf.data.Dataset, spec: StageSpec) -> tf.data.Dataset:
 
 
 def repeat_by_length(dataset: tf.data.Dataset, spec: StageSpec) -> tf.data.Dataset:
-  """Repeats each clip about once per crop length, so that seconds have about equal weight."""
+  """Repeats long clips about once per crop length, so that all audio has about equal weight."""
   keys = list(spec.streams)
 
   def repeats(*tokens: np.ndarray) -> np.ndarray:

@@ -61,8 +61,8 @@ def register_audio_tasks(
     name: name of the corpus; the names of the tasks begin with this name.
     source: folder of audio files, manifest, token store, or `tfds:` followed by the name of a TFDS
       data set. A token store has no waveform task.
-    bundle: name, folder or object of the bundle with the tokenizers; None for waveforms only, or
-      to accept the tokens of any tokenizers in a token store.
+    bundle: name, folder or object of the bundle with the tokenizers; None to register only the
+      waveform task, or to accept the tokens of any tokenizers in a token store.
     stage_specs: specifications of the stage tasks, by stage name; None for `paper_stages` with the
       rates and vocabularies of the bundle or token store.
     gain_db: lowest and highest random gain of waveform crops in dB; None does not change the level.
@@ -76,8 +76,8 @@ def register_audio_tasks(
 
   Raises:
     BundleError: the bundle cannot be read.
-    DataError: the source cannot be used, the rates, vocabularies or levels of a stage do not fit
-      the tokens, or a token store has no codes and `stage_specs` is None.
+    DataError: the source cannot be used; the rates, vocabularies or levels of a stage do not fit
+      the tokens; or a token store has no codes, and `stage_specs` is None.
   """
   tokenizers = _load(bundle)
   token_hash = None if tokenizers is None else tokenizers.token_hash
@@ -116,7 +116,7 @@ def task_name(name: str, kind: str) -> str:
     kind: kind of the task, such as "waveform" or "coarse_stage".
 
   Raises:
-    DataError: no corpus or mixture has this name, or it has no task of this kind.
+    DataError: no corpus or mixture is named `name`, or it has no task `kind`.
   """
   if name not in _registered:
     raise DataError(f"no corpus or mixture {name!r} is registered; register it first")
@@ -130,14 +130,14 @@ def task_name(name: str, kind: str) -> str:
 
 
 def register_mixtures(name: str, parts: Mapping[str, float]) -> list[str]:
-  """Registers NAME_waveform, NAME_coarse_stage and so on as mixtures of the tasks of corpora.
+  """Registers mixtures of several corpora: NAME_waveform, NAME_coarse_stage and so on.
 
   Args:
     name: name of the mixture; the names of the registered mixtures begin with this name.
-    parts: mixing rate (relative frequency of examples) of each corpus, by the name of the corpus.
+    parts: mixing rate (relative frequency of examples) of each corpus, by name of the corpus.
 
   Returns:
-    The names of the mixtures: one for each kind of task that all parts have.
+    The names of the mixtures: one for each kind of task that all corpora in `parts` have.
 
   Raises:
     DataError: no tasks are registered for one of the corpora.
@@ -165,7 +165,7 @@ def registered_corpora() -> set[str]:
 
 
 def register_from_environment(name: str, variable: str) -> list[str]:
-  """Registers the tasks of the source that an environment variable names, if it is set.
+  """Registers the tasks of the source that `variable` names, if this environment variable is set.
 
   The variable `AUDIOLM_BUNDLE` names the bundle. `seqio_cache_tasks` needs these variables, because
   it has no flags for a corpus.
@@ -184,7 +184,7 @@ def register_from_environment(name: str, variable: str) -> list[str]:
 
 
 def register_function(corpus: str) -> Callable[..., str]:
-  """Returns the function `register` of the task module of a corpus, which gin configures."""
+  """Returns a function `register` for the tasks of a corpus, to configure in gin."""
 
   def register(
     audio_dir: str,

@@ -24,12 +24,12 @@ class SeqioBatches:
 
   Args:
     mixture_or_task_name: registered name of the task or mixture.
-    task_feature_lengths: {"waveform": number of samples of a crop}; None for the examples of a
+    task_feature_lengths: {"waveform": number of samples per crop}; None for the examples of a
       stage.
     spec: specification of the stage whose examples the task produces; None for waveforms.
     split: split of the task.
     batch_size: examples per batch of this process.
-    seed: random seed of the order and of the crops.
+    seed: random seed of the order and the crops.
     use_cached: whether to read the cache that `seqio_cache_tasks` wrote.
     shuffle: whether to shuffle the examples.
     num_epochs: number of passes over the data; if the last batch is not full, its rows are
@@ -142,9 +142,9 @@ def set_data_dirs(cache_dirs: Sequence[str] = (), tfds_data_dir: str | None = No
 
 
 class unwrapped_errors:
-  """Context manager that raises `DataError` in place of two errors.
+  """Context manager that raises `DataError` in place of errors of TensorFlow and SeqIO.
 
-  These are a TensorFlow error that wraps a `DataError`, and the SeqIO error for a missing cache.
+  The errors are a TensorFlow error that wraps a `DataError`, and a SeqIO error for a missing cache.
   """
 
   def __enter__(self) -> None:

@@ -34,7 +34,7 @@ class WaveformDataSource(seqio.DataSource):
     raise NotImplementedError
 
   def skipped_in(self, split: str, shard_info: seqio.ShardInfo) -> Mapping[str, str]:
-    """Returns the reasons for the unreadable clips of a shard that has been read, by clip id."""
+    """Returns why clips of a shard were unreadable, by clip id, after the shard was read."""
     raise NotImplementedError
 
   def fingerprint(self, split: str) -> manifest.Fingerprint:
@@ -51,9 +51,9 @@ class AudioDataSource(WaveformDataSource):
     source: folder or manifest.
     sample_rate: sample rate of the waveforms in Hz; audio of other rates is resampled.
     valid_fraction: validation share of a corpus without splits.
-    max_skipped_fraction: largest accepted share of unreadable clips of a split; if it is exceeded,
+    max_skipped_fraction: largest accepted share of unreadable clips in a split; if it is exceeded,
       reading raises a TensorFlow error that wraps a `DataError`.
-    max_shards: largest number of shards of a split for parallel caching; a shard has at least one
+    max_shards: largest number of shards per split for parallel caching; a shard has at least one
       clip.
   """
 
@@ -98,7 +98,7 @@ class AudioDataSource(WaveformDataSource):
     return manifest.Fingerprint(names, manifest.content_hash(clips))
 
   def skipped_in(self, split: str, shard_info: seqio.ShardInfo) -> Mapping[str, str]:
-    """Returns the reasons for the unreadable clips of a shard that has been read, by clip id."""
+    """Returns why clips of a shard were unreadable, by clip id, after the shard was read."""
     skipped = self.skipped[split].skipped
     shard = _of_shard(self._clips[split], shard_info)
     return {clip.id: skipped[clip.id] for clip in shard if clip.id in skipped}

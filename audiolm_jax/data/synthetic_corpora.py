@@ -13,7 +13,7 @@ _SETTINGS = "settings.json"
 
 
 def begin(folder: Path, settings: Json) -> None:
-  """Creates the folder and the settings file of a corpus, or compares the settings with the file.
+  """Creates the folder and the settings file of a corpus, or compares `settings` with the file.
 
   Args:
     folder: folder of the corpus.

@@ -23,7 +23,7 @@ _SPEAKERS = ("speaker_id", "speaker")
 class TfdsAudioDataSource(WaveformDataSource):
   """Waveforms of a prepared TFDS data set.
 
-  The first word of the name of a TFDS split determines the split of its clips: `valid` for dev,
+  The first word in the name of a TFDS split determines the split of its clips: `valid` for dev,
   valid and validation, `test` for test, and `train` for all other words. If the data set has only
   training splits and `valid_fraction` is above 0, the end of the last training split becomes
   `valid`. The id of a clip contains its id in the data set, or the number of the clip if the data
@@ -82,7 +82,7 @@ class TfdsAudioDataSource(WaveformDataSource):
     return {}
 
   def fingerprint(self, split: str) -> manifest.Fingerprint:
-    """Returns a hash of the version and parts of a split, and a hash of their sizes in bytes."""
+    """Returns a hash of version and clip ranges, and a hash of the TFDS splits' sizes in bytes."""
     info = self._builder.info
     parts = [part for part, _, _ in self._instructions.get(split, [])]
     return manifest.Fingerprint(
@@ -113,7 +113,7 @@ class TfdsAudioDataSource(WaveformDataSource):
     return dataset
 
   def _stretch(self, split: str, shard_info: seqio.ShardInfo | None) -> list[tuple[str, int, int]]:
-    """Returns the TFDS split, the first clip and the end of each part of a shard."""
+    """Returns the clip ranges of a shard: TFDS split, first clip and end (excluded)."""
     index, count = (0, 1) if shard_info is None else (shard_info.index, shard_info.num_shards)
     total = self.num_clips(split)
     first, last = index * total // count, (index + 1) * total // count
@@ -170,7 +170,7 @@ def _prepared_builder(name: str, data_dir: str | None) -> Any:
 
 
 def _splits(builder: Any, valid_fraction: float) -> dict[str, list[tuple[str, int, int]]]:
-  """Returns, for each split, its parts: the TFDS split, the first clip and the end."""
+  """Returns the clip ranges of each split: TFDS split, first clip and end (excluded)."""
   joined: dict[str, list[tuple[str, int, int]]] = {}
   for name, info in sorted(builder.info.splits.items()):
     ours = SPLIT_FOLDERS.get(re.split(r"[-_]", name)[0], "train")

@@ -3,9 +3,8 @@
     tokens-0f3a51c2d4e6.npz    ids, splits, speakers, seconds, sizes and hashes of the files, token
                                hash, each stream
 
-The name of a shard contains a hash of the ids of its clips or of another key of the shard, so that
-a repeated run writes the same file. If clips are removed from a shard later, its name does not
-change.
+The name of a shard contains a hash of the clip ids or of another key, see `shard_name`. A repeated
+run thus replaces the file. If clips are removed from a shard later, its name does not change.
 """
 
 import dataclasses
@@ -63,7 +62,7 @@ class StoredShard(NamedTuple):
     name: file name of the shard.
     token_hash: hash of the tokenizers.
     clips: the clips, with or without tokens.
-    counts: number of tokens of each stream, by key, for each clip.
+    counts: for each clip, the number of tokens per stream, by key.
   """
 
   name: str
@@ -73,7 +72,7 @@ class StoredShard(NamedTuple):
 
 
 def count_tokens(clip: TokenClip) -> dict[str, int]:
-  """Returns the number of tokens (steps times levels) of each stream of a clip, by key."""
+  """Returns the number of tokens (steps times levels) per stream of a clip, by key."""
   return {key: tokens.size for key, tokens in clip.streams.items()}
 
 
@@ -278,7 +277,7 @@ def _stored_shard(name: str, arrays: Arrays, tokens: bool) -> StoredShard:
 def _check_stream(
   key: str, arrays: Arrays, stored: str, lengths: np.ndarray, sizes: np.ndarray
 ) -> None:
-  """Raises `ValueError` if stored tokens are not unsigned integers or do not match their counts."""
+  """Raises `ValueError` if tokens are not unsigned integers or do not match their lengths."""
   dtype, shape = arrays.dtype(stored), arrays.shape(stored)
   if dtype.kind != "u" or len(shape) not in (1, 2):
     raise ValueError(f"{key} is {dtype} of shape {shape}, not unsigned integers")

@@ -3,8 +3,8 @@
     store.json                 token hash, streams, hours, tokens, speakers, shards, skipped clips
     tokens-0f3a51c2d4e6.npz    the tokens of some clips, see `token_shards`
 
-Readers use only the shards that `store.json` lists. A writer adds undamaged shards that a
-killed run has written and not listed.
+Readers use only the shards that `store.json` lists. A writer also adds the undamaged shards that a
+killed run did not list.
 """
 
 import dataclasses
@@ -48,7 +48,7 @@ class StoreInfo:
     complete: whether every clip of the corpus is in the store or listed as skipped.
     clips: number of clips per split.
     hours: hours of audio per split.
-    tokens: number of tokens of each stream over all splits, steps times levels.
+    tokens: number of tokens (steps times levels) over all splits, by stream key.
     speakers: number of distinct named speakers.
     shards: number of clips in each shard, by file name.
     skipped: reason for each skipped clip, by clip id.
@@ -158,8 +158,8 @@ class TokenStoreWriter:
 
     Args:
       sizes: size in bytes of each file of the corpus, by clip id; None if unknown.
-      content_of: function that returns the hash of the file of a clip, given the id of the clip;
-        None if the file cannot be read.
+      content_of: function that maps a clip id to the hash of the clip's file, or to None if the
+        file cannot be read.
 
     Returns:
       The clips whose files have changed or cannot be read, and the clips that are not in the
@@ -352,7 +352,7 @@ class TokenStore:
     return len(self._clips)
 
   def clips(self, split: str | None = None) -> list[TokenClip]:
-    """Returns the clips of one split, or of all splits for None, sorted by id.
+    """Returns the clips of a split, sorted by id; the clips of all splits if `split` is None.
 
     Raises:
       DataError: the split has no clips.
@@ -398,10 +398,10 @@ def read_info(folder: str | os.PathLike[str]) -> StoreInfo:
 
 
 def _check_info(info: StoreInfo) -> None:
-  """Checks the names of streams and shards, the hash, and the splits of clips and hours.
+  """Checks the names of streams and shards, the token hash, and the names of splits.
 
   Raises:
-    ConfigError: a name or the hash is invalid, or clips and hours have different splits.
+    ConfigError: a name or the hash is invalid, or `clips` and `hours` have different splits.
   """
   for key, stream in info.streams.items():
     if key != stream.key:

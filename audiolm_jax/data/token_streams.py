@@ -24,7 +24,7 @@ def read_streams(
     bundle: name or folder of a bundle; its tokenizers define the streams that `source` lacks.
 
   Returns:
-    Vocabulary, rate and levels of each stream; empty without a token store and a bundle.
+    Vocabulary, rate and levels of each stream; empty if there is no token store and no bundle.
 
   Raises:
     BundleError: the bundle cannot be read.

@@ -68,7 +68,7 @@ class Tokenized(NamedTuple):
 
 
 class Missing(NamedTuple):
-  """The clips of a corpus that are not in a store, and the clips that the store has dropped."""
+  """The clips of a corpus that a store lacks, and the clips that were dropped from the store."""
 
   clips: list[AudioClip]
   dropped: Outdated
@@ -103,8 +103,8 @@ def tokenize_corpus(
     source: folder or manifest, see `manifest.list_clips`.
     output_dir: folder of the store, which is new or has tokens of the same tokenizers.
     streams: keys of the streams to store, some or all of `TOKENIZED`. Codes take most of the time
-      and of the storage, and a semantic stage does not read codes. With semantic tokens, those of
-      the source recordings of clips are stored too.
+      and storage, and a semantic stage does not read codes. If semantic tokens are stored, the
+      semantic tokens of source recordings are stored too.
     layout: layout of a folder, see `manifest.list_clips`.
     valid_fraction: validation share of a corpus without splits.
     max_skipped_fraction: largest accepted share of unreadable clips.
@@ -112,15 +112,15 @@ def tokenize_corpus(
       half an hour of audio, or earlier. A killed run loses only its unfinished file.
     batch_size: number of clips of similar length per batch; the default is 1 on a CPU, where larger
       batches are not faster, and 8 on other devices.
-    num_workers: number of batches that are tokenized in parallel, and of files that are read in
-      advance.
+    num_workers: number of batches that are tokenized in parallel, and number of files that are
+      read in advance.
     replace_changed: True to tokenize clips again if their files have changed, and to drop clips
       that are not in the corpus any more; False to raise an error for such clips.
     progress: whether to show a progress bar.
 
   Raises:
     DataError: the corpus has no clips or too many unreadable clips; or the store has tokens of
-      other tokenizers, other streams, or outdated clips.
+      other tokenizers, other streams, or clips whose files have changed or were removed.
   """
   began = time.monotonic()
   clips = manifest.list_clips(source, valid_fraction, layout, texts=True)
@@ -174,7 +174,7 @@ def open_writer(
   Args:
     tokenizers: see `tokenize_corpus`.
     output_dir: folder of the store.
-    streams: keys of the streams of the store.
+    streams: keys of the streams in the store.
     clips_per_shard: largest number of clips per file.
 
   Raises:
@@ -228,7 +228,7 @@ def missing_clips(
 
 
 def count_dropped(dropped: Outdated, info: token_store.StoreInfo) -> tuple[int, int]:
-  """Returns the number of changed clips that were tokenized again, and of removed clips."""
+  """Returns the number of changed clips that were tokenized, and the number of removed clips."""
   return sum(clip_id not in info.skipped for clip_id in dropped.changed), len(dropped.removed)
 
 
@@ -240,7 +240,7 @@ def streams_of(tokenizers: "Bundle") -> dict[str, Stream]:
 
 
 def check_skipped(info: token_store.StoreInfo, max_skipped_fraction: float) -> None:
-  """Raises `DataError` if more than the accepted share of clips was skipped, or all clips."""
+  """Raises `DataError` if too many clips, or all clips, were skipped."""
   log = manifest.SkipLog(sum(info.clips.values()) + len(info.skipped), max_skipped_fraction)
   log.skipped.update(info.skipped)
   log.check()
@@ -257,19 +257,19 @@ def tokenize_shard(
   num_workers: int = 2,
   count: Callable[[int, float], None] = lambda clips, seconds: None,
 ) -> ShardTokens:
-  """Returns the tokens of each clip of a shard.
+  """Returns the tokens of all clips in a shard.
 
   Batches do not change the tokens of a clip, except if rounding errors decide between two equally
-  near codes. The memory contains about five minutes of audio, or `num_workers` clips if these are
-  longer, and `num_workers` clips that are read in advance.
+  near codes. The memory contains about five minutes of audio (or `num_workers` longer clips), plus
+  `num_workers` clips that are read in advance.
 
   Args:
     tokenizers: see `tokenize_corpus`.
     shard: the clips to tokenize.
     streams: keys of the streams to compute, see `tokenize_corpus`.
     batch_size: number of clips per batch, see `tokenize_corpus`.
-    num_workers: number of batches that are tokenized in parallel, and of clips that are read in
-      advance.
+    num_workers: number of batches that are tokenized in parallel, and number of clips that are
+      read in advance.
     count: function that receives the number of newly finished clips and their seconds of audio.
   """
   rows = batch_size or (1 if jax.default_backend() == "cpu" else 8)
@@ -306,9 +306,9 @@ def tokenize_shard(
 
 
 def _completed(clips: list[token_shards.TokenClip]) -> list[token_shards.TokenClip]:
-  """Returns the clips of a shard such that all clips have the same streams.
+  """Returns the clips of a shard with equal stream keys in all clips.
 
-  If any clip has the stream of a text or of a source, this stream is empty in all clips without it.
+  Clips without a text or a source recording get an empty stream if another clip has the stream.
   """
   empty = {
     key: np.zeros(0, np.int32)

@@ -14,7 +14,7 @@ def error_json(
     status: HTTP status of the response.
     message: description of the error, and how to fix it.
     param: name of the request field that is wrong; None for an error of the whole request.
-    code: short name of the error, or None.
+    code: short name of the error; None for an error without a name.
   """
   kinds = {429: "rate_limit_error"}
   kind = kinds.get(status, "server_error" if status >= 500 else "invalid_request_error")

@@ -13,11 +13,12 @@ _LOCK = "lock"
 
 @contextlib.contextmanager
 def temporary() -> Iterator[Path]:
-  """Creates a folder, yields its path, and removes the folder when the block ends.
+  """Creates a folder, yields its path, and removes the folder when the `with` block ends.
 
-  While the block runs, the process holds a lock on a file in the folder. The system releases the
-  lock when the process ends, so folders with a free lock belong to killed servers. Such folders of
-  the same user are removed first, except on Windows, which has no such locks.
+  Inside the block, the process holds a lock on a file in the folder. The system releases the lock
+  when the process ends, so a folder without a held lock belongs to a killed server. Such folders
+  are removed first if they belong to this user. Windows has no such locks, so no folders are
+  removed there.
   """
   if os.name != "posix":
     with tempfile.TemporaryDirectory(prefix=_PREFIX) as name:
@@ -36,7 +37,7 @@ def temporary() -> Iterator[Path]:
 
 
 def remove_abandoned(parent: Path) -> None:
-  """Removes the folders of killed servers of this user in `parent`; for POSIX systems only."""
+  """Removes folders in `parent` that this user's killed servers left; for POSIX systems only."""
   import fcntl
 
   for folder in parent.glob(f"{_PREFIX}*"):

@@ -36,8 +36,8 @@ class HostNames:
 
   Args:
     host: address or name that the server listens on.
-    allowed: further allowed host names, such as that of a proxy. Pages of these hosts may also send
-      requests.
+    allowed: further allowed host names, such as the name of a proxy. Pages of these hosts may also
+      send requests.
   """
 
   def __init__(self, host: str, allowed: Collection[str] = ()):
@@ -159,7 +159,7 @@ def _is_address(name: str) -> bool:
 
 
 def _name_of(place: str) -> str:
-  """Returns the host of "host:port" in lower case; "" if there is none."""
+  """Returns the host of "host:port" in lower case; "" if the host is missing."""
   try:
     return urlsplit(f"//{place}").hostname or ""
   except ValueError:  # an unmatched bracket, as of an IPv6 address

@@ -41,7 +41,7 @@ class Sample:
     self._bytes += np.round(np.clip(piece, -1.0, 1.0) * 32_767).astype("<i2").tobytes()
 
   def since(self, start: int) -> bytes:
-    """Returns the content from byte `start` to the current end."""
+    """Returns the current bytes of the clip, from byte `start` to the end."""
     return bytes(self._bytes[start:])
 
   @property
@@ -57,7 +57,7 @@ class Job:
   Attributes:
     owner: the browser session that sent the request.
     folder: folder with the files of the samples.
-    timeout: time limit of the computation in seconds; the job is aborted after it.
+    timeout: time limit of the computation in seconds, after which the job is aborted.
     samples: the clips that the job has started to sample.
     deadline: value of `time.monotonic` at which the job is aborted; infinite while it waits.
     ended: value of `time.monotonic` at which the job ended; None before the end.
@@ -97,7 +97,9 @@ class Job:
 
 
 class Jobs:
-  """All jobs of a server. Ended jobs are removed if they are old or exceed the number to keep.
+  """All jobs of a server.
+
+  An ended job is removed after `keep_seconds`, or earlier if `keep` newer jobs have ended.
 
   Args:
     folder: folder that contains the folders of the jobs.
@@ -112,7 +114,7 @@ class Jobs:
     self._lock = threading.Lock()
 
   def begin(self, owner: str, timeout: float) -> Job:
-    """Returns a new job, and stops the other jobs of the same session."""
+    """Returns a new job of the session `owner`, and stops the other jobs of this session."""
     self.stop(owner)
     self.tidy()
     folder = self._folder / secrets.token_urlsafe(16)
@@ -135,7 +137,7 @@ class Jobs:
     shutil.rmtree(job.folder, ignore_errors=True)
 
   def stop(self, owner: str) -> None:
-    """Requests the end of the jobs of a session."""
+    """Requests that all jobs of a session end."""
     for job in self._listed():
       if job.owner == owner:
         job.stopped.set()
@@ -149,7 +151,7 @@ class Jobs:
       time.sleep(0.02)
 
   def stop_all(self) -> None:
-    """Requests the end of every job."""
+    """Requests that every job ends."""
     for job in self._listed():
       job.stopped.set()
 

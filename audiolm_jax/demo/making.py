@@ -25,7 +25,7 @@ class Step(NamedTuple):
 
   Attributes:
     number: index of the sample, from 0.
-    verdict: verdict of the detector, in the last step of a sample; None in earlier steps.
+    verdict: verdict of the detector on the sample; None before the last step of the sample.
   """
 
   number: int
@@ -35,8 +35,8 @@ class Step(NamedTuple):
 def make(bundle: Bundle, request: Request, job: Job) -> Iterator[Step]:
   """Creates the samples of a request one after the other, and adds their audio to `job`.
 
-  Sample i equals the output of `audiolm_jax.sample` with the seed of the request + i, if parallel
-  stages have the same lookahead.
+  Sample i equals the output of `audiolm_jax.sample` with the settings of the request, the seed
+  `request.seed` + i, and a lookahead of 0.5 s for parallel stages.
 
   Raises:
     UserError: the prompt or the text cannot be used, or the request takes too long.
@@ -66,7 +66,7 @@ def make(bundle: Bundle, request: Request, job: Job) -> Iterator[Step]:
 def speech(
   bundle: Bundle, text: str, job: Job, *, longest_seconds: float, **settings: Unpack[SpeechSettings]
 ) -> AudioStream:
-  """Returns a stream of the speech of a text; the codes are sampled while the stream is read.
+  """Returns an audio stream of a spoken text; the codes are sampled while the stream is read.
 
   Args:
     bundle: a bundle with a text stage.
@@ -90,7 +90,7 @@ def speech(
 
 
 def speech_record(bundle: Bundle, seed: int) -> provenance.Provenance:
-  """Returns the metadata of the audio file of a spoken text."""
+  """Returns the metadata for an audio file with a spoken text."""
   return _record(bundle, "speech", seed, 0.0)
 
 

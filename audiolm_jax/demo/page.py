@@ -37,7 +37,7 @@ has the full text."""
 
 
 def examples() -> list[str]:
-  """Returns the paths of the example prompts; empty outside of a checkout of the repository."""
+  """Returns the paths of the example prompts; an empty list outside of a repository checkout."""
   return [str(path) for path in sorted(_REPOSITORY.glob("examples/*.flac"))]
 
 
@@ -172,7 +172,7 @@ def build(
 
 
 def _takes_seconds(mode: str, bundle: Bundle) -> bool:
-  """Returns whether the page shows the slider for the seconds of the prompt."""
+  """Returns whether the page shows the slider for the prompt length."""
   is_voice = mode == Mode.RESYNTHESIS and speaking.can_speak(bundle)
   return mode == Mode.CONTINUATION or is_voice
 
@@ -199,13 +199,16 @@ def _updates(gr: ModuleType, shown: Shown, count: int) -> list[object]:
 
 
 def _temperatures(bundle: Bundle, stages: Sequence[str]) -> list[dict[str, object]]:
-  """Returns the value and the visibility of the temperature slider of each stage."""
+  """Returns, for each stage, the value and the visibility of its temperature slider."""
   values = temperatures_of(bundle)
   return [{"value": values.get(name, 1.0), "visible": name in values} for name in stages]
 
 
 def _responsible_use() -> str:
-  """Returns the document about responsible use without links; outside of a checkout, a summary."""
+  """Returns the document about responsible use, without links.
+
+  Returns a summary if the package is not in a checkout of the repository.
+  """
   path = _REPOSITORY / "docs" / "responsible-use.md"
   if not path.is_file():
     return _RULES

@@ -41,7 +41,7 @@ class Request:
   """A checked request.
 
   Attributes:
-    bundle: name of a bundle of the demo.
+    bundle: name of a demo bundle.
     mode: mode of the continuation, see `Mode`; None to speak a text.
     prompt: path of the audio file; None in unconditional mode, and for a text in a voice that the
       model draws.
@@ -51,7 +51,7 @@ class Request:
     temperatures: sampling temperatures by the name of the stage.
     seed: seed of the first sample; the seed of sample i is `seed` + i.
     num_samples: number of samples, which are sampled one after the other.
-    text: text to speak in the voice of the prompt; "" if `mode` is not None.
+    text: text to speak, in the voice of `prompt` if it is not None; "" if `mode` is not None.
   """
 
   bundle: str
@@ -74,9 +74,9 @@ def checked(asked: Json, bundles: Collection[str], limits: RequestLimits) -> Req
   """Checks the values of the page, and returns the request.
 
   Args:
-    asked: values of any type from a browser, by the names of the attributes of `Request`, but with
-      `temperature_STAGE` for each stage. With a `text`, the prompt is optional, and
-      unconditional mode ignores it.
+    asked: values of any type from a browser. The keys are the attribute names of `Request`, but
+      `temperature_STAGE` is the temperature of one stage. With a `text`, the prompt is optional.
+      In unconditional mode, the prompt is ignored.
     bundles: names of the available bundles.
     limits: limits of one request.
 

@@ -19,12 +19,12 @@ _FILE = re.compile(r"sample_\d\.(wav|npz|png)")
 
 
 def live_url(job: Job, number: int) -> str:
-  """Returns the URL of the audio stream of a sample, relative to the page."""
+  """Returns the URL of a sample's audio stream, relative to the page."""
   return f".{_PATH}/live/{job.name}/{number}"
 
 
 def file_url(job: Job, name: str) -> str:
-  """Returns the URL of a file of a job, relative to the page."""
+  """Returns the URL of a job's file, relative to the page."""
   return f".{_PATH}/made/{job.name}/{name}"
 
 

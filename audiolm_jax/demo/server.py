@@ -30,7 +30,7 @@ class Server(NamedTuple):
 
   Attributes:
     url: URL of the page on this machine.
-    public_url: URL of the page through Gradio's tunnel; None without `share`.
+    public_url: URL of the page through Gradio's tunnel; None without a tunnel.
     jobs: the jobs of the server.
     turns: the queue of all requests.
   """
@@ -54,7 +54,7 @@ def running(
   allowed_hosts: Collection[str] = (),
   voices: Mapping[str, Voice] = DRAWN,
 ) -> Iterator[Server]:
-  """Serves the page until the block ends, and then removes all files of the page.
+  """Serves the page until the `with` block ends, and then removes all files of the page.
 
   Args:
     bundles: bundles by the names that the page shows.
@@ -64,7 +64,7 @@ def running(
     concurrency: number of requests that run at a time.
     max_queue: number of requests that can wait; further requests are rejected.
     share: whether Gradio's tunnel makes the page public.
-    allowed_hosts: further names under which browsers reach the server, such as that of a proxy.
+    allowed_hosts: further names under which browsers reach the server, such as the name of a proxy.
     voices: voices by the names that programs use in requests.
 
   Raises:

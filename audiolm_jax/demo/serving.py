@@ -23,8 +23,8 @@ class Shown(NamedTuple):
   Attributes:
     status: HTML of the status line.
     visible: number of samples that the page shows; None for no change.
-    players: HTML of changed audio players, by the index of the sample.
-    details: HTML of changed details, by the index of the sample.
+    players: HTML of changed audio players, by sample index.
+    details: HTML of changed details, by sample index.
   """
 
   status: str

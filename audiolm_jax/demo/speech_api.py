@@ -48,7 +48,7 @@ class ApiError(Exception):
     status: HTTP status of the response.
     message: description of the error, and how to fix it.
     param: name of the request field that is wrong; None for an error of the whole request.
-    code: short name of the error, or None.
+    code: short name of the error; None for an error without a name.
   """
 
   def __init__(self, status: int, message: str, param: str | None = None, code: str | None = None):
@@ -162,7 +162,7 @@ def route(
 
 
 def _fields(body: bytes) -> JsonDict:
-  """Returns the fields of a body, with values of any type."""
+  """Returns the fields of a request body, with values of any type."""
   try:
     found = plain_json.parse(body)
   except ValueError as error:
@@ -189,8 +189,8 @@ async def _send_speech(
 ) -> None:
   """Waits for the turn of a request, and sends the speech in pieces while it is sampled.
 
-  The next piece is sampled when the client has read the previous one. If an error occurs after the
-  first piece, the response remains incomplete, so that the server closes the connection.
+  The next piece is sampled when the client has read the previous piece. If an error occurs after
+  the first piece, the response remains incomplete, so that the server closes the connection.
 
   Raises:
     ApiError: an error occurs before the first piece is sent.
@@ -241,7 +241,7 @@ def _api_errors() -> Iterator[None]:
 async def _started(
   request: "Request", limits: RequestLimits, jobs: Jobs, turns: Turns
 ) -> AsyncIterator[Job]:
-  """Waits for the turn of a new job, yields the job, and removes it at the end of the block."""
+  """Waits for the turn of a new job, yields the job, and removes it after the `with` block."""
   with turns.joined() as turn:
     job = jobs.begin(secrets.token_hex(8), limits.timeout)
     try:
@@ -256,7 +256,7 @@ async def _started(
 
 
 async def _in_thread(request: "Request", job: Job, function: Callable[[], bytes]) -> bytes:
-  """Runs a function in a thread and returns its result; on a disconnect, requests the job's end."""
+  """Runs a function in a thread and returns its result; stops the job if the client disconnects."""
   work = asyncio.ensure_future(asyncio.to_thread(function))
   while not work.done():
     await asyncio.wait([work], timeout=_POLL_SECONDS)
@@ -265,7 +265,7 @@ async def _in_thread(request: "Request", job: Job, function: Callable[[], bytes]
 
 
 async def _in_time(sending: Awaitable[None], job: Job) -> None:
-  """Sends a message; raises `LateError` if the client does not read it before the deadline."""
+  """Sends a message; raises `LateError` if the client does not read it before `job.deadline`."""
   try:
     async with asyncio.timeout(max(0.0, job.deadline - time.monotonic())):
       await sending
@@ -274,7 +274,7 @@ async def _in_time(sending: Awaitable[None], job: Job) -> None:
 
 
 async def _stop_if_left(request: "Request", job: Job) -> None:
-  """Requests the end of the job if the client has disconnected."""
+  """Stops the job if the client has disconnected."""
   if await request.is_disconnected():
     job.stopped.set()
 

@@ -26,7 +26,7 @@ class Turns:
 
   @contextlib.contextmanager
   def joined(self) -> Iterator["Turn"]:
-    """Adds a request and yields its turn; the request leaves the queue when the block ends.
+    """Adds a request and yields its turn; the request leaves the queue after the `with` block.
 
     Raises:
       BusyError: too many requests wait.

@@ -17,10 +17,10 @@ SECONDS = 3.0  # maximum length of a voice
 
 
 class Voice(NamedTuple):
-  """The beginning of a recording of a voice.
+  """A voice: the beginning of a recording, or a voice that the model draws.
 
   Attributes:
-    waveform: samples of the voice; None for a voice that the model draws.
+    waveform: samples of the recording; None for a voice that the model draws.
     sample_rate: sample rate in Hz; None for a voice that the model draws.
   """
 
@@ -32,14 +32,14 @@ DRAWN: Mapping[str, Voice] = {DEFAULT: Voice()}
 
 
 def read_voices(folder: Path) -> dict[str, Voice]:
-  """Returns the voices of a folder by the names of its files without extension, and `DEFAULT`.
+  """Returns the voices in a folder by file name without extension, and the voice `DEFAULT`.
 
   All recordings are read before the first request, so that a request cannot read other files.
   Subfolders and hidden files are ignored.
 
   Raises:
-    UserError: `folder` is not a folder, or has no recordings, two recordings with the same name, a
-      link to a recording outside of the folder, or a recording that cannot be used as a voice.
+    UserError: `folder` is not a folder or has no recordings, two recordings have the same name,
+      or a recording links to another folder or cannot be used as a voice.
   """
   if not folder.is_dir():
     raise UserError(f"--voices {folder} is not a folder; give one with a recording of each voice")

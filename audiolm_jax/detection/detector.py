@@ -29,7 +29,7 @@ class Detection(NamedTuple):
     probability_synthetic: the mean log odds of all windows that are not silent, converted to a
       probability.
     per_second: for each second, the probability from the windows whose centre lies in this second,
-      or from the last window if there are none; None if these windows are silent.
+      or from the last window if no centre does; None if the windows used are silent.
   """
 
   probability_synthetic: float
@@ -136,7 +136,8 @@ class Detector:
       pieces: waveforms at the detector's sample rate, 0.1 s or longer.
 
     Returns:
-      The mean log odds of the windows of each piece that are not silent; NaN if all are silent.
+      For each piece, the mean log odds of its windows that are not silent; NaN if all windows are
+      silent.
 
     Raises:
       AudioError: a piece is shorter than 0.1 s.

@@ -1,15 +1,15 @@
 """Computes p-values of a watermark in the codes of a clip.
 
-Under the null hypothesis, the clip has no watermark. Then each community of a level and context is
-green with probability 1/2 in any audio. Each combination of level, context and community (an entry)
-counts once, even if it occurs several times. So the number of green entries has a binomial
-distribution. If levels have weights, the sum of the weights of green entries is a sum of weighted
-binomial variables. If the context is a position, some entries are opposite (see `counters_at`), so
-low p-values of these distributions are upper bounds.
+Under the null hypothesis, the clip has no watermark. Then each community of a level and context
+(see `green_list`) is green with probability 1/2 in any audio. Each combination of level, context
+and community (an entry) counts once, even if it occurs several times. So the number of green
+entries has a binomial distribution. If levels have weights, the sum of the weights of green entries
+is a sum of weighted binomial variables. If the context is a position, some entries are opposite
+(see `counters_at`), so low p-values of these distributions are upper bounds.
 
-The p-value is corrected for the search over offsets, first positions, windows and payloads by the
-Bonferroni inequality. Half of the significance level is for watermarks without a payload, and a
-quarter is for payloads of each length.
+The p-value is corrected for the search over offsets (see `Evidence`), first positions, windows and
+payloads by the Bonferroni inequality. Half of the significance level is for watermarks without a
+payload, and a quarter is for payloads of each length.
 
 With a payload, each bit takes the value that makes more entries green. The p-value is the
 probability of at least this number of green entries, times the number of payloads. It is an upper
@@ -44,7 +44,7 @@ _LEVEL_SHARES = {1: np.array([1.0]), 3: np.array([0.5, 0.25, 0.25])}
 
 
 def level_shares(kinds: int) -> Float[np.ndarray, "kinds"]:
-  """Returns the share of the significance level of each payload length.
+  """Returns the share of the significance level for each payload length.
 
   Args:
     kinds: number of payload lengths, 1 or 3; the lengths are the first `kinds` of `PAYLOAD_BITS`.
@@ -57,8 +57,8 @@ class Findings(NamedTuple):
 
   Attributes:
     log10_p: log10 of the p-value of the clip for each key, corrected for all searches.
-    per_second: log10 of the p-value of the window (4 s, or the whole of a shorter clip) nearest to
-      each second for each key, corrected for all searches except that over windows.
+    per_second: for each second and key, log10 of the p-value of the nearest window (4 s, or a
+      whole shorter clip), corrected for all searches except the search over windows.
     best: the best match over offsets and windows for each number of payload bits and key. Its
       p-values are not corrected for the choice of the number of bits.
   """
@@ -69,13 +69,15 @@ class Findings(NamedTuple):
 
 
 class Match(NamedTuple):
-  """The match of entries with keys, for each of `PAYLOAD_BITS` (kinds), or for 0 bits only.
+  """How well the entries of codes match keys, see `Watermark.entries`.
+
+  The first axis (kinds) is for each of `PAYLOAD_BITS`, or for 0 bits only.
 
   Attributes:
     log10_p: log10 of the p-value, corrected for the search over payloads.
     entries: the number of distinct entries, or the sum of their weights.
-    votes: for each bit of the longest payload, from the lowest bit, the weight of the entries that
-      vote for 1 minus the weight of those that vote for 0; 0 for bits that a payload does not have.
+    votes: for each bit of the longest payload, from the lowest bit, the weight of the entries for 1
+      minus the weight of the entries for 0. Bits that a payload does not have are 0.
   """
 
   log10_p: Float[np.ndarray, "kinds keys"]
@@ -103,6 +105,8 @@ class Match(NamedTuple):
 
 class Evidence:
   """Collects the codes of one clip at several offsets and tests them, in bounded memory.
+
+  An offset is the sample of the clip at which the first frame begins.
 
   Args:
     watermark: the watermark to find.
@@ -157,7 +161,7 @@ class Evidence:
 
 
 class _CodeTrials:
-  """Collects the entries of one clip at several offsets, if the context consists of codes.
+  """Collects the entries of one clip at several offsets, if a code's context is other codes.
 
   Args:
     watermark: the watermark to find.
@@ -201,7 +205,7 @@ class _CodeTrials:
     self._dropped = end
 
   def best(self, start: int, end: int) -> Match:
-    """Returns the best match of frames `start` to `end - 1`, corrected for the offsets."""
+    """Returns the best match of frames `start` to `end - 1`, corrected for all offsets."""
     part = slice(start - self._dropped, end - self._dropped)
     matches = (
       self._match(self._entries[row, part].ravel(), self._marks[:, :, row, part])
@@ -211,7 +215,7 @@ class _CodeTrials:
 
 
 class _PositionTrials:
-  """Collects the communities of one clip at several offsets, if the context is a position in time.
+  """Collects the communities of one clip at several offsets, if a code's context is its position.
 
   The position of the first frame is unknown, so all positions of the period are tested. P-values
   are corrected for this search.
@@ -248,7 +252,7 @@ class _PositionTrials:
   def best(self, start: int, end: int) -> Match:
     """Returns the best match of frames `start` to `end - 1`.
 
-    Its p-values are corrected for the offsets and the positions of the first frame.
+    Its p-values are corrected for the search over offsets and positions of the first frame.
     """
     matches = (
       self._of_offset(row[start - self._dropped : end - self._dropped], start)
@@ -309,7 +313,7 @@ def match(
 def tally(
   marks: UInt8[np.ndarray, "kinds *keys entries"], weights: Int[np.ndarray, "entries"]
 ) -> Match:
-  """Returns the match of distinct entries with keys, which may have any number of axes.
+  """Returns the match of distinct entries with keys; the keys may have any number of axes.
 
   Args:
     marks: marks of the entries for each key, from `marks_of`.
@@ -361,7 +365,7 @@ def log10_tails(parts: tuple[tuple[int, int], ...]) -> Float[np.ndarray, "values
 def match_scores(
   entries: UInt64[np.ndarray, "entries"], scores: Float[np.ndarray, "1 keys *entries"]
 ) -> Match:
-  """Returns the match of entries with keys from their scores; equal entries count once.
+  """Returns the match of entries with keys, computed from scores; equal entries count once.
 
   Args:
     entries: the entries, from `Watermark.entries`.

@@ -172,8 +172,8 @@ class Watermark:
       start: position of the first frame; only used with a period.
 
     Returns:
-      Entries [max(0, frames - config.frames), levels]. The first `config.frames` frames have none,
-      because their context is incomplete.
+      Entries [max(0, frames - config.frames), levels]. The first `config.frames` frames have no
+      entries, because their context is incomplete.
     """
     c = self.config
     levels = np.arange(c.levels)

@@ -30,7 +30,7 @@ class Payload(NamedTuple):
   Attributes:
     content: 1 or 4 bytes.
     confidence: for each bit, the estimated probability that the bit is correct, 0.5 to 1. The first
-      number is that of the most significant bit of the first byte.
+      number is for the most significant bit of the first byte.
   """
 
   content: bytes
@@ -43,8 +43,8 @@ class WatermarkDetection(NamedTuple):
   Attributes:
     log10_p_value: log10 of the p-value of the clip, corrected for all searches (over offsets,
       windows, positions and payloads).
-    per_second: p-value of the window (4 s, or the whole of a shorter clip) nearest to each second,
-      corrected for all searches except that over windows.
+    per_second: for each second, the p-value of the nearest window (4 s, or a whole shorter clip),
+      corrected for all searches except the search over windows.
     payload: the payload with the best match; None if the watermark without a payload matches
       better. If the p-value is not low, the payload is random.
   """
@@ -55,7 +55,7 @@ class WatermarkDetection(NamedTuple):
 
   @property
   def p_value(self) -> float:
-    """Upper bound of the probability of such a match or a better one without this watermark."""
+    """Upper bound of the probability of an equal or better match without this watermark."""
     return 10.0**self.log10_p_value
 
 

@@ -50,12 +50,12 @@ class PhoneItem(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class AbxReport:
-  """Error rates from 0 to 1; the rate by chance is 0.5.
+  """Error rates over triples of A, B and X, from 0 to 1; the rate by chance is 0.5.
 
   Attributes:
     within: error rate within speakers, the mean over phone pairs, with an interval from resampled
       pairs; NaN if there are no triples.
-    across: error rate across speakers, computed in the same way.
+    across: error rate across speakers, computed like `within`.
     num_triples: number of triples within and across speakers.
   """
 
@@ -69,7 +69,7 @@ def read_items(path: str | os.PathLike[str]) -> list[PhoneItem]:
 
   Raises:
     DataError: the file cannot be read or has no items, or a line is not an item.
-    UserError: the file is not text, or the store of a URL cannot be reached.
+    UserError: the file is not text, or a URL cannot be reached.
   """
   items = []
   for number, line in read_lines(path):
@@ -149,7 +149,7 @@ def abx(
 
   Args:
     items: pairs of an item and its frames.
-    seed: seed of the choice of items and speakers.
+    seed: seed for the choice of items and speakers.
   """
   rng = np.random.default_rng(seed)
   groups: dict[tuple[str, str], dict[str, dict[str, list[np.ndarray]]]] = {}
@@ -189,7 +189,7 @@ class _Distances:
 
 
 class _Errors:
-  """Error rates by phone pair and speaker: one for each context and speaker of X."""
+  """Error rates by phone pair and speaker of A: a rate for each context and speaker of X."""
 
   def __init__(self) -> None:
     self.triples = 0
@@ -216,7 +216,7 @@ def _error(
   others: Sequence[np.ndarray],
   same: Sequence[np.ndarray],
 ) -> tuple[float, int]:
-  """Returns the error rate over triples, and the number of triples.
+  """Returns the error rate over triples of A, B and X, and the number of triples.
 
   Args:
     distances: function that returns the distance between two sequences.
@@ -258,7 +258,7 @@ def phone_report(
   """Returns purities and phone-normalised mutual information.
 
   Args:
-    labelled: tokens and phones of the frames of each file, by the name of the file.
+    labelled: for each file, by name, the tokens and the phones of its frames.
 
   Source: Hsu et al., "HuBERT", section IV-C.
   """

@@ -21,12 +21,12 @@ class EvalClip:
   """A clip to evaluate, or a piece of a clip.
 
   Attributes:
-    id: id of the clip. A piece that does not begin at the start of its clip has the suffix `@` and
+    id: id of the clip. If a piece begins after the start of its clip, the id has the suffix `@` and
       the start in seconds.
     waveform: the samples.
     speaker: name of the speaker; None if unknown.
-    sentence: field `sentence` of the manifest, or None.
-    source: field `source` of the manifest, or None.
+    sentence: field `sentence` of the clip in the manifest; None if the field is missing.
+    source: field `source` of the clip in the manifest; None if the field is missing.
     text: transcript of the clip; None if unknown or if the clip was cut.
   """
 
@@ -51,7 +51,7 @@ def load_pieces(
   texts: Mapping[str, str] | None = None,
   seed: int = 0,
 ) -> list[EvalClip]:
-  """Reads pieces of the clips of one split, distributed evenly over clips and speakers.
+  """Reads pieces of clips from one split, distributed evenly over clips and speakers.
 
   Args:
     source: folder or manifest.
@@ -63,7 +63,7 @@ def load_pieces(
     without_speakers: speakers whose clips are excluded.
     ids: ids of the clips to choose from; None for all clips.
     texts: transcripts by the id of the clip.
-    seed: seed of the order.
+    seed: seed for the random order of the clips.
 
   Raises:
     DataError: the source cannot be read, or the split has no clips.
@@ -144,7 +144,7 @@ def pieces_to_continue(
   Args:
     options: settings of the evaluation.
     sample_rate: sample rate of the pieces in Hz.
-    seconds_after_prompt: minimum length of the rest of a piece after the prompt, in seconds.
+    seconds_after_prompt: minimum length of a piece after its prompt, in seconds.
 
   Raises:
     DataError: no clip is long enough, or all prompts are silent.
@@ -189,7 +189,12 @@ def _cut(
 
 
 def _spread(clips: Sequence[AudioClip], keys: Sequence[str]) -> list[AudioClip]:
-  """Reorders clips: one clip of each key first, then a second clip of each key, and so on."""
+  """Reorders clips: the first clip of each key, then the second clip of each key, and so on.
+
+  Args:
+    clips: the clips.
+    keys: key of each clip, such as its speaker.
+  """
   seen: dict[str, int] = {}
   ranked = []
   for clip, key in zip(clips, keys, strict=True):

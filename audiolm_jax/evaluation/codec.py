@@ -23,7 +23,7 @@ class CodebookUse:
   """Statistics of how evenly one level uses its codebook.
 
   Attributes:
-    perplexity: exponential of the entropy of the codes, an effective number of entries.
+    perplexity: perplexity of the codes, an effective number of entries; see `code_perplexity`.
     share: perplexity divided by the size of the codebook.
     used: share of the codebook entries that occur.
   """
@@ -40,7 +40,7 @@ class CodecReport:
   Attributes:
     levels: for each number of levels, the estimate of each metric, including `BITS_PER_SECOND`.
     codebooks: use of each level's codebook, coarse to fine.
-    num_frames: total number of frames of all clips.
+    num_frames: total number of frames in all clips.
     seconds: total length of all clips in seconds.
     clips: for each clip and number of levels, the value of each metric; see
       `reconstruction_metrics`.
@@ -63,7 +63,7 @@ def evaluate_codec(
   speech: bool = True,
   on_decoded: Callable[[int, Float[np.ndarray, " samples"]], None] | None = None,
 ) -> CodecReport:
-  """Encodes each clip, and decodes the first `k` levels of its codes for each `k` of `levels`.
+  """Measures reconstruction from the first `k` levels for each `k` in `levels`, and codebook use.
 
   Args:
     codec: the codec to measure, which encodes one clip at a time.
@@ -74,7 +74,8 @@ def evaluate_codec(
       the order of the clips; None for no callback.
 
   Raises:
-    ValueError: there are no clips, or a number of levels is below 1 or above that of the codec.
+    ValueError: there are no clips, or a number in `levels` is below 1 or above the number of levels
+      of the codec.
   """
   spec = codec.spec
   if not len(clips):
@@ -169,7 +170,7 @@ def kept_codes(
 
   Returns:
     Row 0 has the shares for the decoded clip. Row 1 has the shares for the decoded clip delayed by
-    half a frame, so that the frames of the encoder begin at different positions of the sound.
+    half a frame, so that the frames of the encoder begin elsewhere in the sound.
   """
   decoded = decode_clip(codec, codes, num_samples)
   delayed = np.pad(decoded, (codec.spec.hop_length // 2, 0))[:num_samples]
@@ -191,10 +192,10 @@ def codebook_use(counts: Int[np.ndarray, "clips size"]) -> CodebookUse:
 
 
 def code_perplexity(counts: Int[np.ndarray, " size"]) -> float:
-  """Returns the perplexity of codes, from 1 to the number of entries of the codebook.
+  """Returns the perplexity of codes, from 1 to the codebook size.
 
-  The perplexity is the exponential of the entropy of the relative frequencies. The estimate is too
-  low for few codes: count at least ten times as many codes as entries.
+  The perplexity is exp(entropy), where the entropy is computed from relative frequencies. The
+  estimate is too low for few codes: count at least ten times as many codes as entries.
   """
   probabilities = counts[counts > 0] / max(1, counts.sum())
   return float(np.exp(-(probabilities * np.log(probabilities)).sum()))

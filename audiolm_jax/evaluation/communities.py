@@ -32,8 +32,8 @@ class Counts(NamedTuple):
   """Counts of pairs of codes.
 
   Attributes:
-    confused: counts for each channel, by name. The row is the code of a frame; the column is its
-      code after the audio is decoded, changed by the channel and encoded again.
+    confused: counts for each channel, by name. The row is the code of a frame; the column is the
+      code of this frame after the audio is decoded, changed by the channel and encoded again.
     following: counts of the code of a frame (row) and the code of the next frame (column).
   """
 
@@ -42,13 +42,13 @@ class Counts(NamedTuple):
 
 
 class Survival(NamedTuple):
-  """Shares of the codes of a level that keep their community when audio is encoded again.
+  """How many codes of one level keep their community when audio is encoded again.
 
   Attributes:
     share: share of the codes that keep their community.
     chance: expected share if the codes before and after re-encoding were independent.
-    effective: effective number of communities before re-encoding, 1 / sum of squared shares of the
-      communities.
+    effective: effective number of communities after re-encoding: 1 / the sum of squared
+      community frequencies.
   """
 
   share: float
@@ -131,17 +131,17 @@ def communities_of(
   codebook: Float[np.ndarray, "size dim"],
   period: int = 0,
 ) -> Int[np.ndarray, "size"]:
-  """Returns the community of each code of one level.
+  """Returns the community of each code at one level.
 
   The Leiden algorithm is run at several resolutions. The result is the partition with the largest
   product of `survival`, `choice` and the square root of `distinct`. A watermark needs communities
-  that survive, communities to choose from, and pairs of community and context that do not repeat.
-  If the context consists of codes, the context must survive too, so the survival is squared.
-  Partitions into too many communities are ignored.
+  that survive, communities to choose from, and (community, context) pairs that do not repeat. For
+  the context of a code, see `WatermarkConfig`. If the context consists of codes, the context must
+  survive too, so the survival is squared. Partitions into too many communities are ignored.
 
   The survival alone is not sufficient. For example, a community of silence and a community of sound
   survive almost always, but a sampler cannot choose between them. A code that does not occur gets
-  the community of the nearest code in the codebook that occurs.
+  the community of the nearest code that occurs.
 
   Args:
     counts: counts of confused codes, see `Counts`, summed over the channels.
@@ -203,10 +203,10 @@ def choice(following: Int[np.ndarray, "size size"], communities: Int[np.ndarray,
 def distinct(
   following: Int[np.ndarray, "size size"], communities: Int[np.ndarray, "size"], period: int = 0
 ) -> float:
-  """Returns the expected share of different pairs of community and context among 200 codes.
+  """Returns the expected share of different (community, context) pairs among 200 codes.
 
-  200 codes are 4 s at 50 Hz. A detector counts repeated pairs only once. For `period`, see
-  `communities_of`.
+  200 codes are 4 s at 50 Hz. A detector counts repeated pairs only once. For the context and
+  `period`, see `communities_of`.
   """
   pairs = _pairs(following, communities)
   shares = pairs / max(pairs.sum(), 1)
@@ -230,7 +230,7 @@ def _pairs(
 def table(
   counts: Counts, communities: Int[np.ndarray, "levels size"]
 ) -> dict[str, list[dict[str, float]]]:
-  """Returns the rounded survival and choice of each level, by the name of the channel."""
+  """Returns the rounded survival and choice of each level, by channel name."""
   found: dict[str, list[dict[str, float]]] = {}
   free = [choice(one, own) for one, own in zip(counts.following, communities, strict=True)]
   for name, of_levels in counts.confused.items():

@@ -1,4 +1,4 @@
-"""Statistics of the sound of a continuation and its prompt: level, pitch, silence, clicks."""
+"""Sound statistics of a continuation and its prompt: level, pitch, silence, clicks."""
 
 import dataclasses
 
@@ -27,7 +27,7 @@ class SoundStatistics:
     voiced_share: share of voiced frames, which have a pitch; the hop is 10 ms.
     active_share: share of active frames. An active frame of 20 ms has a level above -90 dB and less
       than 30 dB below the loud level, see `sound_statistics`.
-    longest_pause_seconds: duration of the longest run of frames that are not active.
+    longest_pause_seconds: longest duration without an active frame.
     clicks_per_second: number of jumps of the waveform per second, see `count_clicks`.
     clipped_share: share of samples with a magnitude of 0.999 or more.
     centroid_hz: mean spectral centroid of the active frames; NaN if no frame is active.
@@ -58,7 +58,8 @@ def sound_statistics(
     waveform: the samples.
     sample_rate: sample rate in Hz.
     loud_db: loud level in dB of full scale, see `loud_level`; it determines the threshold of active
-      frames. For a continuation, give the loud level of its prompt. None for that of the waveform.
+      frames. For a continuation, give the loud level of its prompt. None for the loud level of
+      `waveform`.
     lowest_pitch: lowest pitch to search for in Hz.
     highest_pitch: highest pitch to search for in Hz.
 
@@ -91,7 +92,7 @@ def sound_statistics(
 
 
 def loud_level(waveform: Float[np.ndarray, " samples"], sample_rate: int) -> float:
-  """Returns the 95th percentile of the level of 20 ms frames, in dB of full scale."""
+  """Returns the 95th percentile of frame levels, in dB of full scale; a frame has 20 ms."""
   frame = round(_FRAME_SECONDS * sample_rate)
   power = np.mean(
     np.square(waveform[: len(waveform) // frame * frame].reshape(-1, frame), dtype=np.float64), -1
@@ -102,8 +103,9 @@ def loud_level(waveform: Float[np.ndarray, " samples"], sample_rate: int) -> flo
 def count_clicks(waveform: Float[np.ndarray, " samples"], sample_rate: int) -> int:
   """Counts jumps of the waveform.
 
-  At a jump, the magnitude of the second difference is above 0.1 of full scale and above 25 times
-  the median in the same block of 10 ms. Jumps at intervals of at most 5 ms count as one jump.
+  At a jump, the magnitude of the second difference is above 0.1 of full scale. It is also above
+  25 times its median in the surrounding block of 10 ms. Jumps at intervals of at most 5 ms count as
+  one jump.
   """
   bend = np.abs(np.diff(np.asarray(waveform, np.float64), n=2))
   block = round(_CLICK_CONTEXT_SECONDS * sample_rate)
@@ -116,12 +118,12 @@ def count_clicks(waveform: Float[np.ndarray, " samples"], sample_rate: int) -> i
 
 
 def level_difference_db(continuation: SoundStatistics, prompt: SoundStatistics) -> float:
-  """Returns the level of the continuation minus that of the prompt, in dB; NaN for silence."""
+  """Returns continuation level minus prompt level, in dB; NaN if one of the sounds is silent."""
   return continuation.level_db - prompt.level_db
 
 
 def pitch_difference_semitones(continuation: SoundStatistics, prompt: SoundStatistics) -> float:
-  """Returns the median pitch of the continuation relative to that of the prompt, in semitones.
+  """Returns continuation pitch minus prompt pitch, in semitones; the pitches are medians.
 
   Returns NaN if one of the two sounds has no voiced frame.
   """

@@ -24,11 +24,11 @@ class Copies:
   def count(
     self, tokens: Int[np.ndarray, " steps"], also: "Copies | None" = None
   ) -> tuple[int, int]:
-    """Returns the number of known stretches of a sequence, and the number of all its stretches.
+    """Returns the number of known stretches in a sequence, and the number of all its stretches.
 
     Args:
       tokens: the sequence.
-      also: a second set of known stretches of the same length, or None.
+      also: a second set of known stretches, with an equal `length`; None for no second set.
     """
     hashes = self._hashes(tokens)
     known = np.isin(hashes, self._known)

@@ -27,8 +27,8 @@ def compress(
 ) -> tuple[Float[np.ndarray, "samples"], float]:
   """Encodes and decodes a waveform with a lossy codec.
 
-  If the codec does not support the sample rate, the waveform is resampled to `codec_rate` before,
-  and back after.
+  If the codec does not support the sample rate, the waveform is resampled to `codec_rate`, and
+  the decoded waveform is resampled back.
 
   Args:
     waveform: samples in [-1, 1].
@@ -48,7 +48,9 @@ def compress(
 
 
 def codec_rate(codec: str, sample_rate: int) -> int:
-  """Returns the lowest sample rate of a codec that is not below `sample_rate`, else its highest.
+  """Returns the lowest sample rate of a codec that is not below `sample_rate`.
+
+  If all sample rates of the codec are below `sample_rate`, returns its highest sample rate.
 
   Args:
     codec: "mp3" or "opus".
@@ -153,7 +155,7 @@ def add_noise(
 
   Args:
     waveform: samples in [-1, 1].
-    snr_db: ratio of the mean power of the waveform to that of the noise, in dB.
+    snr_db: signal-to-noise ratio in dB, from mean powers.
     seed: seed of the noise.
   """
   noise = np.random.default_rng(seed).standard_normal(len(waveform))

@@ -14,9 +14,10 @@ _FALSE_ALARMS = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 
 
 class Scores:
-  """Log odds of pieces, grouped by prompt, so that the pieces of a prompt are resampled together.
+  """A detector's log odds for pieces of audio, grouped by prompt.
 
-  A piece with log odds of 0 or more is classified as synthetic.
+  A piece with log odds of 0 or more is classified as synthetic. For intervals, the pieces of a
+  prompt are resampled together.
 
   Attributes:
     groups: log odds of the real and of the synthetic pieces, for each prompt that has both classes.
@@ -49,11 +50,11 @@ class Scores:
     return len(self.groups)
 
   def share_right(self, *, synthetic: bool) -> Estimate:
-    """Returns the share of the pieces of one class that are classified correctly."""
+    """Returns the share of correctly classified pieces among the synthetic or the real pieces."""
     return self._estimate(lambda real, made: _right(made if synthetic else real, synthetic).mean())
 
   def accuracy(self) -> Estimate:
-    """Returns the balanced accuracy: the mean over both classes of the share of correct pieces."""
+    """Returns the balanced accuracy, which is the mean of the accuracies on both classes."""
     return self._estimate(
       lambda real, made: (_right(real, False).mean() + _right(made, True).mean()) / 2
     )

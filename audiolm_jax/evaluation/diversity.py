@@ -14,7 +14,7 @@ Sample = TypeVar("Sample")
 
 @dataclasses.dataclass(frozen=True)
 class Diversity:
-  """Mean distances over prompts.
+  """Mean distances between samples, averaged over prompts.
 
   Attributes:
     within: mean distance between samples of one prompt; 0 if all samples of a prompt are equal.

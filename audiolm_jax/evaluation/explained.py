@@ -1,4 +1,4 @@
-"""Measures how much of the harmony, rhythm and pitch of music the semantic tokens explain.
+"""Measures how much semantic tokens explain of the harmony, rhythm and pitch in music.
 
 A step is the duration of one token. A feature of a step, such as its chroma, is predicted by the
 mean of the feature over all steps with the same token. The result is the share of the variance that
@@ -23,13 +23,13 @@ _LEAST_SECONDS = 3.2  # twice the length of the longest filters
 
 @dataclasses.dataclass(frozen=True)
 class MusicFrames:
-  """Features of the steps of one piece of music.
+  """Features of one piece of music, with a row for each step; a step is the duration of one token.
 
   Attributes:
-    constant_q: natural logarithms of the magnitudes of the 88 piano keys.
+    constant_q: natural logarithm of the constant-Q magnitude at each of the 88 piano keys.
     chroma: magnitudes of the pitch classes, C first, with norm 1.
     onset: onset strength.
-    height: mean of the keys, weighted by their magnitudes, in semitones above A0.
+    height: pitch height, the magnitude-weighted mean of the keys in semitones above A0.
     sounding: True for steps that are not silent; the features of silent steps are meaningless.
   """
 
@@ -88,14 +88,14 @@ def explained_share(
   features: Sequence[Float[np.ndarray, "_ dim"]],
   folds: Int[np.ndarray, " pieces"],
 ) -> Estimate:
-  """Returns the share of the variance of a feature that the tokens explain.
+  """Returns the share of a feature's variance that the tokens explain.
 
   Args:
     tokens: tokens of each piece.
-    features: feature of each piece at the steps of its tokens.
-    folds: fold of each piece, of two or more. A feature is predicted by its mean for the same token
-      over the pieces of the other folds. If these pieces lack the token, the mean over all of their
-      steps is used.
+    features: for each piece, the values of the feature at the steps.
+    folds: index of the fold of each piece; two or more folds are needed. The feature at a step is
+      predicted by its mean over the steps with the same token in other folds. If the other folds
+      lack the token, the mean over all of their steps is used.
 
   Returns:
     The share: 1 for a perfect prediction, 0 for a prediction as good as the mean of the fold, below

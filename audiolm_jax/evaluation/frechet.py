@@ -1,10 +1,10 @@
 """Fréchet audio distance with a fixed embedding that needs no trained network.
 
-The embedding of one second is a vector of statistics of log-mel cepstra. Each statistic is divided
-by its standard deviation over read speech, so that a shift of all windows by one standard deviation
-in one dimension is a distance of 1. The embedding depends on timbre, level, syllable rate and noise
-between harmonics, but not on words. The distances are not comparable with distances of VGGish, CLAP
-or EnCodec embeddings.
+An embedding is a vector with statistics of the log-mel cepstra in one second. Each statistic is
+divided by its standard deviation over read speech. A shift of all windows by one standard deviation
+in one dimension is therefore a distance of 1. The embedding depends on timbre, level, syllable rate
+and noise between harmonics, but not on words. The distances are not comparable with distances of
+VGGish, CLAP or EnCodec embeddings.
 
 Source: Kilgour et al., Fréchet audio distance, 2019, for the distance; the embedding is specific to
 this project.
@@ -43,10 +43,10 @@ def embed(
 ) -> Float[np.ndarray, "windows dim"]:
   """Embeds windows of one second, every half second.
 
-  An embedding consists of statistics of the cepstra of 64 log-mel bands:
+  An embedding has these statistics of the cepstra from 64 log-mel bands:
 
   - the means of cepstra 0 to 7;
-  - the log standard deviations over time of cepstra 0 to 3, and of their changes within 40 ms;
+  - the log standard deviations over time, of cepstra 0 to 3 and of their changes within 40 ms;
   - the log root mean square of cepstra 24 to 63, which distinguishes harmonics from noise.
 
   Standard deviations of the other cepstra are not used, because quantization noise increases them
@@ -57,7 +57,7 @@ def embed(
     sample_rate: sample rate of the waveform in Hz.
 
   Returns:
-    The embeddings; an empty array for less than one second.
+    The embeddings; an empty array if the waveform is shorter than one second.
   """
   waveform = audio.resample(np.asarray(waveform, np.float32), sample_rate, _RATE)
   count = max(0, (len(waveform) - _FRAMES * _HOP) // (_STEP * _HOP) + 1)
@@ -82,14 +82,16 @@ def embed(
 def frechet_distance(
   real: Float[np.ndarray, "windows dim"], made: Float[np.ndarray, "others dim"]
 ) -> float:
-  """Returns the squared Fréchet distance between normal distributions fitted to two sets.
+  """Returns the squared Fréchet distance between normal distributions.
 
-  The distance has a positive bias, about a constant divided by the number of windows. Compare
+  The distributions are fitted to two sets of embeddings.
+
+  The distance has a positive bias, about proportional to 1 / number of windows. Compare
   distances for equal numbers of windows, or use `frechet_estimate`.
 
   Args:
-    real: embeddings of the windows of real audio.
-    made: embeddings of the windows of sampled audio.
+    real: window embeddings of real audio.
+    made: window embeddings of sampled audio.
 
   Raises:
     ValueError: a set has fewer than two windows.
@@ -108,22 +110,23 @@ def frechet_estimate(
   made: Sequence[Float[np.ndarray, "_ dim"]],
   seed: int = 0,
 ) -> Estimate:
-  """Returns the Fréchet distance extrapolated to infinitely many prompts; it can be below 0.
+  """Returns the Fréchet distance extrapolated to infinitely many prompts.
 
-  The distance is computed for random subsets of half to all of the prompts. A line is fitted to the
-  distances as a function of 1 / number of prompts; the estimate is the value of the line at 0. The
-  interval is the basic bootstrap interval of the distance without extrapolation. The basic interval
-  corrects the same bias, so its centre is near the estimate.
+  The distance is computed for random subsets with half or more of the prompts. A line is fitted to
+  the distances as a function of 1 / number of prompts. The estimate is the value of the line at 0,
+  which can be negative. The interval is the basic bootstrap interval of the distance without
+  extrapolation. A basic interval corrects the bias of the distance, so its centre is near the
+  estimate.
 
   Args:
-    real: embeddings of the windows of each prompt, of real audio.
-    made: embeddings of the windows of each prompt, of sampled audio. The real and the sampled
-      windows of a prompt are resampled together.
+    real: for each prompt, window embeddings of real audio.
+    made: for each prompt, window embeddings of sampled audio. The real and the sampled windows of a
+      prompt are resampled together.
     seed: seed of the subsets and the resampling.
 
   Returns:
-    The estimate; NaN if fewer than `LEAST_GROUPS` prompts have windows in both sets, or if half of
-    the number of windows in a set is not above `DIM`.
+    The estimate; NaN if fewer than `LEAST_GROUPS` prompts have windows in both sets, or if a set
+    has fewer than 2 * (`DIM` + 1) windows.
 
   Source:
     Chong and Forsyth, Effectively unbiased FID and Inception Score, 2020; for audio Gui et al.,
@@ -149,13 +152,13 @@ def frechet_between_halves(groups: Sequence[Float[np.ndarray, "_ dim"]], seed: i
   """Returns the Fréchet distance between random halves of the prompts, a reference value.
 
   Args:
-    groups: embeddings of the windows of each prompt.
-    seed: seed of the splits into halves and of the subsets.
+    groups: for each prompt, window embeddings.
+    seed: seed for the random halves, and for the subsets of `frechet_estimate`.
 
   Returns:
-    The mean of the extrapolated distance over random splits. The interval is from the 2.5th to the
-    97.5th percentile, and `n` is the number of prompts in a half. NaN if a half has too few prompts
-    or windows for `frechet_estimate`.
+    The mean over random splits of the distance, extrapolated as in `frechet_estimate`. The
+    interval is from the 2.5th to the 97.5th percentile, and `n` is the number of prompts in a half.
+    NaN if a half has too few prompts or windows for `frechet_estimate`.
   """
   groups = [group for group in groups if len(group)]
   half = len(groups) // 2
@@ -180,14 +183,14 @@ def frechet_between_halves(groups: Sequence[Float[np.ndarray, "_ dim"]], seed: i
 def mean_distance(
   one: Float[np.ndarray, "windows dim"], other: Float[np.ndarray, "others dim"]
 ) -> float:
-  """Returns the Euclidean distance of two mean embeddings; NaN if a sound has no windows."""
+  """Returns the Euclidean distance between two mean embeddings; NaN if a sound has no windows."""
   if not len(one) or not len(other):
     return float("nan")
   return float(np.linalg.norm(one.mean(axis=0) - other.mean(axis=0)))
 
 
 class _Moments:
-  """The count, the sum and the sum of outer products of the windows of each prompt.
+  """For each prompt, the number, the sum and the sum of outer products of its window embeddings.
 
   For a set of prompts, these values are added.
   """
@@ -201,7 +204,11 @@ class _Moments:
   def of(
     self, weights: Float[np.ndarray, "sets prompts"]
   ) -> tuple[Float[np.ndarray, "sets dim"], Float[np.ndarray, "sets dim dim"]]:
-    """Returns mean and covariance of each set; a weight is the count of a prompt in a set."""
+    """Returns the means and covariances of sets of prompts; a prompt can be in a set repeatedly.
+
+    Args:
+      weights: number of times that each prompt is in each set.
+    """
     counts = (weights @ self.counts)[:, None]
     means = weights @ self.sums / counts
     products = np.tensordot(weights, self.products, 1)
@@ -212,10 +219,11 @@ class _Moments:
 def _distances(
   one: tuple[np.ndarray, np.ndarray], other: tuple[np.ndarray, np.ndarray]
 ) -> Float[np.ndarray, " sets"]:
-  """Returns the squared Fréchet distance of each pair of normal distributions.
+  """Returns the squared Fréchet distance between each pair of normal distributions.
 
-  The trace of (A B)^1/2 equals the trace of (A^1/2 B A^1/2)^1/2. The second matrix is symmetric and
-  therefore has real eigenvalues. Eigenvalues that are negative because of rounding are set to 0.
+  For covariances A and B, the trace of (A B)^1/2 equals the trace of (A^1/2 B A^1/2)^1/2. The
+  matrix A^1/2 B A^1/2 is symmetric and therefore has real eigenvalues. Eigenvalues that are
+  negative because of rounding are set to 0.
   """
   (mean, covariance), (other_mean, other_covariance) = one, other
   values, vectors = np.linalg.eigh(covariance)
@@ -227,7 +235,7 @@ def _distances(
 
 
 def _subsets(count: int, rng: np.random.Generator) -> Float[np.ndarray, "sets prompts"]:
-  """Returns weights of prompts: all prompts, then random subsets of about half to all of them."""
+  """Returns weights, 0 or 1, of prompts: all prompts, then random sets of about half or more."""
   sizes = np.linspace(count / 2, count, _SIZES)[:-1].round().astype(int)
   rows = [np.ones(count)]
   for size in np.repeat(sizes, _SUBSETS):
@@ -239,7 +247,7 @@ def _subsets(count: int, rng: np.random.Generator) -> Float[np.ndarray, "sets pr
 def _extrapolated(
   sizes: Float[np.ndarray, " sets"], distances: Float[np.ndarray, " sets"]
 ) -> float:
-  """Fits a line to the mean distance as a function of 1 / size, and returns its value at 0."""
+  """Fits a line to the mean distance as a function of 1 / size; returns the line's value at 0."""
   each = np.unique(sizes)
   means = [distances[sizes == size].mean() for size in each]
   return float(np.polyfit(1.0 / each, means, 1)[1])

@@ -5,7 +5,7 @@ needs PyTorch and a voice detector that fails with current versions of setuptool
 
 Source:
   Wan et al., Generalized end-to-end loss for speaker verification, 2018; the weights and the
-  spectrogram are those of Resemblyzer 0.1.4.
+  spectrogram come from Resemblyzer 0.1.4.
 """
 
 import dataclasses
@@ -46,7 +46,7 @@ class Ge2e:
   """The GE2E network.
 
   Attributes:
-    weights: weights of the LSTM and of `linear`, by their names in PyTorch.
+    weights: weights of the LSTM and of the linear layer, by their names in PyTorch.
   """
 
   weights: Mapping[str, np.ndarray]
@@ -157,7 +157,7 @@ def _with_data(value: object, data: Mapping[str, np.ndarray]) -> object:
 
 
 def _without_pauses(waveform: Float[np.ndarray, " samples"]) -> Float[np.ndarray, " speech"]:
-  """Returns the loud blocks and their neighbours; repeats short speech to fill one piece."""
+  """Removes blocks that are not near a loud block; repeats short speech to fill one piece."""
   whole = waveform[: len(waveform) // _BLOCK * _BLOCK].reshape(-1, _BLOCK)
   if not len(whole):
     whole = np.pad(waveform, (0, _BLOCK - len(waveform)))[None]

@@ -98,7 +98,10 @@ def shuffler(bundle: Bundle) -> ShuffleFn | None:
 
 
 def drawer(bundle: Bundle, duration: float, count: int) -> DrawFn:
-  """Returns a function that samples `count` (2 or more) continuations at the bundle's rate."""
+  """Returns a function that samples `count` (2 or more) continuations of a prompt.
+
+  Prompt and continuations have the bundle's sample rate.
+  """
 
   def draw(prompt: Float[np.ndarray, " before"], seed: int) -> Float[np.ndarray, "draws samples"]:
     result = bundle.continue_audio(

@@ -1,8 +1,8 @@
 """Measures whether sampled speech has words, with a dictionary and a second recognizer.
 
-A recognizer returns words for any sound, so the number of words alone means little. If speech has
-no real words, the recognizer returns words with low probabilities, some of them are not in a
-dictionary, and a second recognizer returns other words.
+A recognizer returns words for any sound, so the number of words alone means little. For
+speech without real words, the recognizer returns words with low probabilities. Some of these words
+are not in a dictionary, and a second recognizer returns other words.
 """
 
 import dataclasses
@@ -33,8 +33,8 @@ class WordChecks:
   """A dictionary and a second recognizer, which check the words of sampled speech.
 
   Attributes:
-    dictionary: the lower-case words of a language, or None.
-    second: the second recognizer, or None.
+    dictionary: the lower-case words of a language; None if there is no dictionary.
+    second: the second recognizer; None if there is only one recognizer.
     missing: for each metric that cannot be computed, the reason.
   """
 
@@ -72,7 +72,8 @@ def load_dictionary(language: str) -> Collection[str]:
     language: code of the language, such as `en`.
 
   Raises:
-    UserError: the package pyspellchecker is not installed, or has no such language.
+    UserError: the package pyspellchecker is not installed, or has no dictionary of the
+      language.
   """
   try:
     from spellchecker import SpellChecker  # pyright: ignore[reportMissingImports]: an optional package

@@ -41,12 +41,12 @@ class StageReport:
     accuracy: share of targets that are the most probable legal id.
     quantizer_nats: mean loss in nats per target token, for each level; one entry for semantic
       targets.
-    tables: losses of unigram and bigram tables on the same targets.
+    tables: losses of unigram and bigram tables on the targets.
     below_bigram: 1 - `nats` / loss of the better bigram table.
     tokens_per_second: targets per second of audio, without the repeats that the stage drops.
     bits_per_second: bit rate of an arithmetic coder that uses the stage's probabilities, per second
       of audio; the interval is over clips.
-    raw_bits_per_second: bit rate of a code of fixed length, log2(vocabulary) bits per target, per
+    raw_bits_per_second: bit rate of a fixed-length code with log2(vocabulary) bits per target, per
       second of audio.
   """
 
@@ -166,7 +166,7 @@ def autoregressive(stage: Stage) -> AutoregressiveSpec:
 
 
 def stage_scorer(stage: Stage) -> StageScorer:
-  """Returns a function that computes the losses of the targets of one crop.
+  """Returns a function that computes the loss of each target in one crop.
 
   The function receives semantic tokens and codes as `crops` yields them. For each target, it
   returns the loss in nats and whether the target is the most probable id. Only the ids that are

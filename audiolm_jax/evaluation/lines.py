@@ -12,7 +12,7 @@ def read_lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, str]]:
 
   Raises:
     DataError: the file cannot be read.
-    UserError: the file is not text, or the store of a URL cannot be reached.
+    UserError: the file is not text, or a URL cannot be reached.
   """
   try:
     lines = storage.read_lines(path)

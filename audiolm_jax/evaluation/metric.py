@@ -19,7 +19,7 @@ class Metric:
     key: identifier in JSON and CSV; metrics of different quantities have different keys.
     title: name in tables and on the page.
     better: direction in which the values improve.
-    unit: unit of the values; empty if they have none or the title names it.
+    unit: unit of the values; empty if the values have no unit or the title names the unit.
   """
 
   key: str

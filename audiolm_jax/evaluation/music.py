@@ -50,7 +50,7 @@ class Key(NamedTuple):
 
   @property
   def scale(self) -> frozenset[int]:
-    """Pitch classes of the major or natural minor scale."""
+    """The pitch classes of the key's major or natural minor scale."""
     return frozenset((self.tonic + step) % 12 for step in _SCALES[self.minor])
 
 
@@ -111,9 +111,9 @@ def agreement(sound: MusicStatistics, reference: MusicStatistics) -> dict[Metric
   """Returns the agreement of a sound with a reference, a value for each metric of `AGREEMENT`.
 
   If the sound or the reference is silent, `CHROMA`, `SAME_KEY` and `KEY_CORRELATION` are 0.
-  `NOTES_IN_KEY` is NaN if the sound has no notes or the reference has no key. `PITCH` is NaN if one
-  of the two has no notes. No onset counts as half an onset, so that the ratio of densities is
-  finite.
+  `NOTES_IN_KEY` is NaN if the sound has no notes or the reference has no key. `PITCH` is NaN if the
+  sound or the reference has no notes. A piece without onsets counts as a piece with half an onset,
+  so that the ratio of onset densities is finite.
   """
   key = estimate_key(reference.chroma)
   in_key = [int(pitch) % 12 in key.scale for pitch in sound.pitches] if key else []
@@ -175,7 +175,7 @@ def onset_times(
 ) -> Float[np.ndarray, " onsets"]:
   """Returns the times at which notes or chords begin, in seconds.
 
-  An onset is a peak of the mean rise of the mel bands, at least 0.1 dB above its surroundings. This
+  An onset is a peak of `onset_envelope`, at least 0.1 dB above its surroundings. This
   threshold does not depend on the rest of the clip. Noise with a varying level has onsets too.
 
   Source: package librosa, peaks of the spectral flux.
@@ -209,9 +209,9 @@ def onset_envelope(
 def pulse_clarity(waveform: Float[np.ndarray, " samples"], sample_rate: int) -> float:
   """Returns the regularity of onsets: 1 for a metronome, near 0 for random onsets, 0 for silence.
 
-  The result is the maximum autocorrelation of the onset envelope over lags of 0.2 to 1.5 s, but at
-  most half of the clip; it is 0 for clips shorter than about 0.4 s. Short clips have higher values
-  by chance.
+  The result is the maximum autocorrelation of `onset_envelope`. The lags are 0.2 to 1.5 s, and at
+  most half of the clip. The result is 0 for clips shorter than about 0.4 s. Other short clips have
+  higher values by chance.
 
   Source:
     Lartillot, Eerola, Toiviainen and Fornari, Multi-feature modeling of pulse clarity, 2008, the

@@ -14,18 +14,17 @@ ADDED_COUNTS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 
 @dataclasses.dataclass(frozen=True)
 class TableLosses:
-  """Losses of tables of token counts, in nats per target token.
+  """Losses of n-gram tables, in nats per target token.
 
   The smoothing constant of each table is the value with the lowest loss on the held-out data.
 
   Attributes:
-    unigram: loss of the frequency of a token among the ids that are legal at its position, with a
-      constant added to every count.
-    bigram: loss of the frequency of a token after the previous token, with a constant added to
-      every count.
+    unigram: loss if the probability of a token is its frequency among the ids that are legal at its
+      position. The smoothing constant is added to every count.
+    bigram: like `unigram`, but with the frequency of a token after the previous token.
     bigram_backoff: like `bigram`, but with a multiple of the unigram probability added to every
       count; usually the strongest baseline.
-    uniform: loss of the uniform distribution, the log of the number of legal ids.
+    uniform: loss of the uniform distribution, log(number of legal ids).
     num_targets: number of target tokens.
   """
 
@@ -37,7 +36,7 @@ class TableLosses:
 
 
 class NgramTable:
-  """Counts of target tokens and of (previous token, target token) in training sequences.
+  """Counts of target tokens and of pairs (previous token, target token) in training sequences.
 
   Probabilities are over the ids that are legal at a position (one codebook or the clusters), as in
   sampling, where other ids are masked. The token before the first token of a sequence is BOS.
@@ -65,7 +64,7 @@ class NgramTable:
     self._first_id = first.start
 
   def losses(self, sequences: Sequence[StageSequence]) -> TableLosses:
-    """Returns the mean losses over all targets of sequences, with the best added count per table.
+    """Returns the mean losses over all targets, with the best smoothing constant for each table.
 
     Raises:
       ValueError: the sequences have no targets.
@@ -92,7 +91,7 @@ class NgramTable:
   def bigram(
     self, previous: Int[np.ndarray, " n"], targets: Int[np.ndarray, " n"], added: float
   ) -> Float[np.ndarray, " n"]:
-    """Returns the probability of each target after the previous token; adds `added` to counts."""
+    """Returns each target's probability after the previous token, with `added` in every count."""
     total = self._contexts[previous] + added * self._size
     return (self._count(previous, targets) + added) / total
 

@@ -51,7 +51,7 @@ def evaluate_outside(
     clips: clips at `sample_rate`, of any lengths.
     sample_rate: sample rate of the clips in Hz.
     speech: whether to add the metrics that are defined for speech only.
-    on_decoded: callback that receives each decoded clip at `sample_rate`, or None.
+    on_decoded: callback that receives each decoded clip at `sample_rate`; None for no callback.
 
   Returns:
     The metrics of each clip, including `BITS_PER_SECOND`.

@@ -30,7 +30,7 @@ small { color: #555; }
 
 
 def write_page(path: str | os.PathLike[str], report: Report) -> None:
-  """Writes the page with all tables, pictures and sounds, completely or not at all.
+  """Atomically writes the page with all tables, pictures and sounds.
 
   Args:
     path: path of the page; the pictures and sounds of the report are read from the same folder.
@@ -84,7 +84,7 @@ def _table(rows: Sequence[Row]) -> str:
 
 
 def _bar(row: Row) -> str:
-  """Returns an SVG drawing of an interval between 0 and 1; empty for other intervals."""
+  """Returns an SVG drawing of the row's interval; an empty string unless it is within 0 to 1."""
   e = row.estimate
   if not 0 <= e.low < e.high <= 1:
     return ""

@@ -47,14 +47,14 @@ def paired_rows(
   prompts: Sounds,
   speakers: Sequence[str],
 ) -> list[Row]:
-  """Returns rows of quality, and of the mean differences between pairs of clips with their bounds.
+  """Returns rows of quality, and rows of mean differences between paired clips, with bounds.
 
   Args:
     measures: the available networks; each missing network has one row without a value.
-    codec: the codec. Continuations have no reference text, so the recognized words are compared
-      with those after another pass through the codec.
+    codec: the codec. Continuations have no reference text, so the words recognized before and after
+      another pass through the codec are compared.
     sounds: two sets of continuations of the same prompts with the same seeds, by name: first with
-      the change, then without the change. The sample rate is that of the codec.
+      the change, then without the change. All sounds have the codec's sample rate.
     prompts: the prompts.
     speakers: speaker of each prompt; with only one speaker, the rows of `SPEAKER` are omitted.
   """
@@ -89,10 +89,10 @@ def _difference_rows(metric: Metric, difference: Estimate, note: str = "") -> li
 
 
 def _lost_words(recognizer: Recognizer, codec: Codec, sounds: Sounds) -> Int[np.ndarray, "clips 2"]:
-  """Returns the counts of an error rate for each clip: word errors and words.
+  """Returns, for each clip, the number of word errors and the number of words.
 
-  The reference of a clip is its transcript; the errors are those of the transcript after another
-  pass through the codec.
+  The reference is the transcript of the clip. The transcript after another pass through the codec
+  is compared with the reference.
   """
   rate = codec.spec.sample_rate
   counts = []
@@ -108,7 +108,7 @@ def _lost_words(recognizer: Recognizer, codec: Codec, sounds: Sounds) -> Int[np.
 def _ratio_difference(
   changed: Int[np.ndarray, "clips 2"], plain: Int[np.ndarray, "clips 2"]
 ) -> Estimate:
-  """Returns the difference between two error rates; a rate is the sum of errors / sum of words."""
+  """Returns the difference between two error rates; a rate is total errors / total words."""
   if not changed[:, 1].any() or not plain[:, 1].any():
     return undefined(len(changed))
 

@@ -31,7 +31,7 @@ class SoundPair(NamedTuple):
   """Two sounds; the good sound should have the higher likelihood.
 
   Attributes:
-    id: id of the pair; pairs with equal ids, such as those of several voices, count as one.
+    id: id of the pair; pairs with equal ids, such as pairs in several voices, count as one.
     categories: categories whose results include the pair, in addition to the result over all pairs.
     good: path of the likelier sound.
     bad: path of the other sound.
@@ -47,7 +47,7 @@ def read_pairs(source: str | os.PathLike[str]) -> list[SoundPair]:
   """Reads the pairs of a folder or manifest.
 
   Raises:
-    DataError: the source has none of the layouts, a pair is incomplete, or a file is missing.
+    DataError: the source has no supported layout, a pair is incomplete, or a file is missing.
     UserError: the manifest is not text.
   """
   source = Path(source)
@@ -70,7 +70,7 @@ def read_pairs(source: str | os.PathLike[str]) -> list[SoundPair]:
 
 
 def _zerospeech(folder: Path) -> Iterator[SoundPair]:
-  """Yields the pairs of `gold.csv`, whose two rows have the same id and voice.
+  """Yields the pairs in `gold.csv`; the two rows of a pair have equal ids and voices.
 
   The category of a pair is its type (sBLIMP) or the frequency of its word (sWUGGY).
   """

@@ -25,8 +25,8 @@ class Phrase(NamedTuple):
 
   Attributes:
     text: words of the phrase, including leading and trailing spaces.
-    probability: geometric mean of the probabilities of the tokens that were decoded together; these
-      can include tokens of neighbouring phrases.
+    probability: geometric mean of token probabilities over the tokens that were decoded together.
+      These tokens can include tokens of neighbouring phrases.
   """
 
   text: str

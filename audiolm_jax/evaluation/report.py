@@ -26,8 +26,8 @@ class Row:
     metric: metric of the value.
     estimate: value, interval and number of observations.
     of: object of the measurement, such as `4 levels` or `continuation`.
-    floor: worst value that the project accepts, or None.
-    aim: value that the project aims for, or None.
+    floor: worst value that the project accepts; None for no floor.
+    aim: value that the project aims for; None for no aim.
     note: how to interpret the value, or the reason why there is no value.
     values: the value of each clip, if the estimate is an average over clips; see `row_of`.
   """
@@ -49,7 +49,7 @@ class Row:
 
   @property
   def verdict(self) -> str:
-    """The better of "aim" and "floor" that the value reaches, else "short"; "" if both are None."""
+    """Which mark the value reaches: "aim", else "floor", else "short"; "" without floor and aim."""
     if self.floor is None and self.aim is None:
       return ""
     if self._reaches(self.aim):
@@ -68,7 +68,7 @@ class Row:
     return self.values
 
   def over(self, clips: Sequence[int], label: str) -> "Row":
-    """Returns the row over the clips with these indices, without floor and aim.
+    """Returns a row for the clips with the given indices, without floor and aim.
 
     Args:
       clips: indices of the clips.
@@ -102,7 +102,7 @@ def row_of(
   Args:
     metric: metric of the values.
     values: one value for each clip, NaN for a clip without a value; or two counts for each clip.
-      For counts, the estimate is the sum of the first counts divided by that of the second counts.
+      For counts, the estimate is the total of first counts divided by the total of second counts.
     of: see `Row`.
     floor: see `Row`.
     aim: see `Row`.
@@ -132,7 +132,7 @@ class SuiteResult:
 
   @property
   def skip_reason(self) -> str | None:
-    """The reason why the suite was skipped; None if it ran."""
+    """The reason why the suite was skipped; None if the suite ran."""
     return self.details.get("skipped")
 
 
@@ -148,7 +148,7 @@ class Report:
   Attributes:
     bundle: name of the bundle.
     token_hash: hash of the bundle's tokenizers.
-    flags: values of the flags of the run.
+    flags: values of the command-line flags, by name.
     versions: versions of the packages that were used, by package.
     results: results by the name of the suite.
     seconds: wall time in seconds, by the name of the suite.

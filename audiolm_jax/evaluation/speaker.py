@@ -116,9 +116,10 @@ def voice_features(
 ) -> Float[np.ndarray, " features"]:
   """Returns features of a piece of speech that do not depend on its level.
 
-  From the loud frames: the mean mel spectrum in dB minus its mean (40 values), and the standard
-  deviations of 20 cepstra and of their differences between frames (40 values). From all frames: the
-  median and the interquartile range of the log pitch, and the share of voiced frames (3 values).
+  The loud frames give the mean mel spectrum in dB minus its mean (40 values). They also give the
+  standard deviations of 20 cepstra and of their differences between frames (40 values). All frames
+  give the median and the interquartile range of the log pitch, and the share of voiced frames (3
+  values).
   """
   window, hop = round(0.032 * sample_rate), round(0.01 * sample_rate)
   mel = signal.mel_decibels(waveform, sample_rate, window, hop, _MEL_BINS)

@@ -65,9 +65,9 @@ class SpeechMeasures:
   """The available networks that measure speech.
 
   Attributes:
-    recognizer: speech recognizer, or None.
-    opinion: predictor of quality, or None.
-    speaker: speaker encoder, or None.
+    recognizer: speech recognizer; None if not available.
+    opinion: predictor of quality; None if not available.
+    speaker: speaker encoder; None if not available.
     missing: for each missing network, the reason and how to install the network.
   """
 
@@ -98,7 +98,7 @@ class SpeechMeasures:
   def describe_all(
     self, sounds: Mapping[str, Sequence[Float[np.ndarray, "_"]]], sample_rate: int
   ) -> dict[str, list[Description]]:
-    """Returns the outputs of the networks for each clip of each kind of sound."""
+    """Returns the outputs of the networks for each clip, by kind of sound."""
     return {
       kind: [self.describe(waveform, sample_rate) for waveform in of_kind]
       for kind, of_kind in sounds.items()
@@ -148,7 +148,7 @@ def speech_rows(
     described: descriptions of the processed clips, by the name of the processing.
     recordings: descriptions of the unprocessed clips.
     clips: the clips; their texts are the references of the word error rates.
-    recognizer: the recognizer of the words in the descriptions, or None.
+    recognizer: the recognizer of the words in the descriptions; None if they have no words.
   """
   every = {**described, RECORDING: recordings}
   rows = []
@@ -174,7 +174,7 @@ def word_rows(
     metric: metric of the error rate.
     recognizer: recognizer that normalises both texts.
     described: descriptions of the clips, by kind of sound.
-    references: text of each clip, or None.
+    references: text of each clip; None for a clip without a text.
     count: function that counts the errors of one clip.
   """
   rows = []
@@ -190,7 +190,7 @@ def word_rows(
 
 
 def opinion_rows(described: Mapping[str, Sequence[Description]]) -> list[Row]:
-  """Returns mean opinion scores for each kind of sound; omits kinds in which a clip has none."""
+  """Returns mean opinion scores for each kind of sound whose clips all have scores."""
   rows = []
   for name, metric in OPINIONS.items():
     for kind, found in described.items():
@@ -206,7 +206,7 @@ def speaker_rows(
   speakers: Sequence[str],
   better: Better = Better.HIGHER,
 ) -> list[Row]:
-  """Compares the voices of processed clips with those of the recordings.
+  """Compares the voices of processed clips with the voices of the recordings.
 
   Args:
     described: descriptions of the processed clips, by the name of the processing.
@@ -215,9 +215,9 @@ def speaker_rows(
     better: direction in which the values improve; `LOWER` if processing should remove the voice.
 
   Returns:
-    For each kind of sound, the cosine of each clip with its own recording. If there are several
-    speakers, also how often the nearest recording is by the clip's speaker. Empty without
-    recordings or if one has no speaker embedding.
+    For each kind of sound, a row of the cosine between clip and recording. With several speakers, a
+    second row has the share of clips whose nearest recording is by the clip's speaker. The list is
+    empty if there are no recordings, or if a recording has no speaker embedding.
   """
   known = [one.voice for one in recordings if one.voice is not None]
   if not known or len(known) < len(recordings):

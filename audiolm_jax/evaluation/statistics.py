@@ -31,7 +31,7 @@ class Estimate:
     return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}] n={self.n}"
 
   def mapped(self, function: Callable[[float], float]) -> "Estimate":
-    """Returns the estimate of a monotonic function of the statistic."""
+    """Applies a monotonic function to the statistic and its interval, and returns the result."""
     ends = function(self.low), function(self.high)
     return Estimate(function(self.value), min(ends), max(ends), self.n)
 
@@ -96,9 +96,9 @@ def bootstrap_estimate(
 
 
 def ratio_estimate(counts: Int[np.ndarray, "n 2"]) -> Estimate:
-  """Returns the sum of the first column divided by that of the second, such as errors per word.
+  """Returns the sum of column 0 divided by the sum of column 1, such as errors per word.
 
-  Rows with two zeros are ignored. The value is NaN if the sum of the second column is 0.
+  Rows with two zeros are ignored. The value is NaN if the sum of column 1 is 0.
   """
   counts = counts[counts.any(axis=1)]
   if not counts[:, 1].any():

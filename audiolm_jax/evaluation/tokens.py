@@ -55,8 +55,8 @@ class Reading:
 class TripleReport:
   """Results that show whether tokens depend on the sentence rather than on the speaker.
 
-  A triple is a first reading, a second reading of the same sentence by another speaker, and a third
-  reading of another sentence by the same speaker as the first.
+  A triple has three readings. The second reading has the sentence of the first reading and another
+  speaker. The third reading has the speaker of the first reading and another sentence.
 
   Attributes:
     accuracy: share of triples in which the first reading is nearer to the second reading than to
@@ -114,7 +114,7 @@ def triple_accuracy(readings: Sequence[Reading]) -> TripleReport:
 
 
 def _pair_distances(readings: Sequence[Reading], key) -> list[list[float]]:
-  """Returns, for each reading, the distances to all other readings with the same key."""
+  """Returns, for each reading, the distances to all other readings with an equal `key(reading)`."""
   groups: dict[str, list[int]] = {}
   for index, reading in enumerate(readings):
     groups.setdefault(key(reading), []).append(index)

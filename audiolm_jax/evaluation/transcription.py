@@ -37,8 +37,8 @@ def transcribe(waveform: Float[np.ndarray, " samples"], sample_rate: int) -> Tra
   """Returns the notes of piano music, accurate enough for averages over many notes only.
 
   Each spectrum is decomposed into fixed harmonic combs, one for each of 88 keys. A note begins when
-  the activity of a key rises. On pieces of 10 s of rendered piano, the notes have a precision of
-  two thirds and a recall of three quarters, with a tolerance of 0.1 s. Neighbouring low keys are
+  the activity of a key rises. For rendered piano pieces of 10 s, precision is about
+  two thirds and recall about three quarters, with a tolerance of 0.1 s. Neighbouring low keys are
   often confused.
 
   Args:

@@ -1,4 +1,4 @@
-"""Transcripts of the clips of a corpus."""
+"""Transcripts of a corpus."""
 
 import os
 from collections.abc import Iterable
@@ -11,14 +11,14 @@ from audiolm_jax.io import storage
 
 
 def read_field(manifest: str | os.PathLike[str], field: str) -> dict[str, str]:
-  """Returns the values of a field of a manifest by clip id; omits rows without a value.
+  """Returns the values of one manifest field by clip id; omits rows without a value.
 
   Returns an empty dictionary if `manifest` is a folder.
 
   Raises:
     DataError: a row is not a JSON object, or has a value but no path.
     OSError: the manifest cannot be read.
-    UserError: the manifest is not text, or the store of a URL cannot be reached.
+    UserError: the manifest is not text, or a URL cannot be reached.
   """
   if storage.is_folder(manifest):
     return {}
@@ -57,7 +57,7 @@ def read_transcripts(source: str | os.PathLike[str]) -> dict[str, str]:
 
   Raises:
     OSError: a file cannot be read.
-    UserError: a file is not text, a row of the manifest is not valid, or a store cannot be reached.
+    UserError: a file is not text, a row of the manifest is not valid, or a URL cannot be reached.
   """
   if not storage.is_folder(source):
     return read_field(source, "text")

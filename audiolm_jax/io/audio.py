@@ -105,9 +105,9 @@ class SlicedAudio(SlicedBlocks):
 
   The memory contains the blocks of the current slice and, for a URL, the encoded file.
 
-  It can replace the array of `load_audio` if slices are taken in increasing order; the slices may
-  overlap. The constructor reads the file once to determine its length. Each series of slices in
-  increasing order reads the file again.
+  A `SlicedAudio` can replace the array of `load_audio` if slices are taken in increasing order; the
+  slices may overlap. The constructor reads the file once to determine its length. Each
+  series of slices in increasing order reads the file again.
 
   Args:
     path: the file.
@@ -171,7 +171,7 @@ def resampled_blocks(
 ) -> Iterator[Float[np.ndarray, "_block"]]:
   """Yields the blocks of a waveform resampled from `from_rate` to `to_rate` Hz.
 
-  The total number of samples is the length of the result of `resample`.
+  `resampled_length` returns the total number of samples.
   """
   if from_rate == to_rate:
     yield from blocks
@@ -189,7 +189,7 @@ def resampled_blocks(
 
 
 def resampled_length(samples: int, from_rate: int, to_rate: int) -> int:
-  """Returns the number of samples of a waveform after resampling, rounded half up."""
+  """Returns the number of samples after resampling, rounded half up."""
   return (2 * samples * to_rate + from_rate) // (2 * from_rate)
 
 
@@ -208,8 +208,8 @@ def write_audio(
     sample_rate: Hz.
     tags: metadata such as "title", "comment" and "software", named like the attributes of
       `soundfile.SoundFile`.
-    sign: function that takes the encoded content and returns signed content, which is then written;
-      None to write the encoded content.
+    sign: function that converts the encoded content to signed content before it is written; None
+      to write no signature.
 
   Raises:
     AudioError: the extension is not supported, or the waveform is empty, has several axes, or has
@@ -239,7 +239,7 @@ def write_audio(
 
 
 def read_tags(path: str | os.PathLike[str]) -> list[dict[str, str]]:
-  """Returns the metadata of each stream of a file, with the tag names of `write_audio`.
+  """Returns the metadata of each stream in a file, with the tag names of `write_audio`.
 
   A file has several streams if it was made by concatenating files.
 

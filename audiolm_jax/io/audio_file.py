@@ -36,7 +36,7 @@ class AudioFile:
   Args:
     path: path of the file, for messages.
     content: the path as bytes, or the content of the file; used to open the whole file unchanged.
-    file: the open file, to read the sections of parts.
+    file: the open file, from which the sections of `parts` are read.
     parts: the streams of the file, from `containers.parts_of`.
 
   Attributes:
@@ -71,15 +71,15 @@ class AudioFile:
     return found
 
   def blocks(self, limit: int | None, warn: bool = True) -> Iterator[Float[np.ndarray, "_block"]]:
-    """Yields the samples, averaged over channels, in blocks that passed `checked`.
+    """Yields the samples, averaged over channels and checked by `checked`, in blocks.
 
     Args:
       limit: maximum number of samples; None for all samples.
       warn: whether to log a warning if the header is wrong.
 
     Raises:
-      AudioError: the file is shorter than its header states, is damaged, has no samples, has
-        samples that `checked` does not accept, or has streams of different sample rates.
+      AudioError: the file is shorter than its header states, is damaged or has no samples;
+        `checked` refuses a sample; or the streams have different sample rates.
     """
     done = 0
     for part in self._parts:
@@ -106,7 +106,7 @@ class AudioFile:
   def _as_is(
     self, sound: soundfile.SoundFile, part: pieces.Part, limit: int | None
   ) -> Iterator[np.ndarray]:
-    """Yields the samples of a file up to its stated length or up to `limit`."""
+    """Yields the samples of a file up to `limit` or up to the length that its header states."""
     del part
     stated = sound.frames if limit is None else min(limit, sound.frames)
     done = 0
@@ -121,9 +121,9 @@ class AudioFile:
   def _whole(
     self, sound: soundfile.SoundFile, part: pieces.Part, limit: int | None
   ) -> Iterator[np.ndarray]:
-    """Yields the samples of a part up to its stated length or `limit`.
+    """Yields the samples of a part up to `limit` or up to the length that its header states.
 
-    If `limit` is None, also yields the samples after the stated length.
+    If `limit` is None, also yields any samples after this length.
     """
     stated = part.frames or (sound.frames if sound.frames < _UNKNOWN_FRAMES else None)
     if stated is None:
@@ -150,7 +150,7 @@ class AudioFile:
   def _to_the_end(
     self, sound: soundfile.SoundFile, part: pieces.Part, done: int, limit: int | None
   ) -> Iterator[np.ndarray]:
-    """Yields at most `limit` samples of a part of unknown length, from sample `done` on."""
+    """Yields the samples of a part with unknown length from `done` on, at most `limit` samples."""
     try:
       for block in self._blocks(sound, limit, None):
         done += len(block)
@@ -161,7 +161,7 @@ class AudioFile:
       yield from self._last_samples(part, done)
 
   def _last_samples(self, part: pieces.Part, done: int) -> Iterator[np.ndarray]:
-    """Yields the samples from sample `done` to the end of the last complete frame of a part."""
+    """Yields a part's samples from `done` to the end of the last complete frame."""
     with self._sound(part) as sound, contextlib.suppress(soundfile.SoundFileError):
       while done:
         done -= len(sound.read(min(done, _BLOCK_FRAMES), dtype="float32", always_2d=True))
@@ -174,7 +174,8 @@ class AudioFile:
     """Yields blocks [samples, channels] until the end of the data or `limit` samples.
 
     Raises:
-      AudioError: the data cannot be decoded; the message contains `stated`, the stated length.
+      AudioError: the data cannot be decoded; the message contains `stated`, the length
+        that the header states.
     """
     done, size = 0, max(1, min(_BLOCK_FRAMES, _BLOCK_SAMPLES // sound.channels))
     while limit is None or done < limit:

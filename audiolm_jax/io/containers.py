@@ -1,9 +1,9 @@
-"""Finds the streams of an audio file, and the end of the data of each stream.
+"""Finds the streams of an audio file, and the end of the data in each stream.
 
-The header of a stream states its length. This length may be an estimate (MP3), unknown (0 or -1, if
-the writer was stopped), or the length of only the first of several concatenated files. libsndfile
-reads no more than the stated length. In these cases, `parts_of` returns the streams with new
-headers, so that libsndfile reads to the end of the data.
+The header of a stream states its length, and libsndfile reads no more than this length. The stated
+length may be an estimate (MP3) or unknown (0 or -1, if the writer was stopped). If a file was made
+by concatenating files, the stated length covers only the first of them. In these cases, `parts_of`
+returns the streams with new headers, so that libsndfile reads to the end of the data.
 """
 
 import itertools
@@ -143,8 +143,8 @@ def _ogg_parts(reader: Reader, start: int, name: str) -> list[Part]:
 def ogg_checksum(page: bytes) -> bytes:
   """Returns the checksum (CRC) of an Ogg page, in which the stored checksum counts as 0.
 
-  The checksum is `zlib.crc32` without the inversions of the initial and the final value, and with
-  the bits of each input byte and of the result in reverse order.
+  The checksum is `zlib.crc32` without the inversions of the initial and the final value. The bits
+  of each input byte and the bits of the result are in reverse order.
   """
   content = (page[:22] + bytes(4) + page[26:]).translate(_REVERSED)
   crc = zlib.crc32(content, 0xFFFFFFFF) ^ 0xFFFFFFFF
@@ -152,7 +152,7 @@ def ogg_checksum(page: bytes) -> bytes:
 
 
 def _ended(page: bytes) -> bytes:
-  """Returns a copy of an Ogg page with the flag of a last page."""
+  """Returns a copy of an Ogg page that is marked as the last page of its stream."""
   return page[:5] + bytes([page[5] | _LAST_PAGE]) + page[6:]
 
 
@@ -160,16 +160,16 @@ def _ended(page: bytes) -> bytes:
 
 
 class _Container(NamedTuple):
-  """The layout of a file of chunks.
+  """The layout of a file format that consists of chunks.
 
   Attributes:
     magic: the first four bytes of the file.
     first: position of the first chunk in bytes.
-    name_bytes: length of the name of a chunk in bytes.
-    size: `struct` format of the size field of a chunk.
+    name_bytes: length of chunk names in bytes.
+    size: `struct` format of a chunk's size field.
     counts_header: whether the size of a chunk includes its name and its size field.
-    align: chunks start at multiples of this number of bytes.
-    data: first bytes of the name of the chunk that contains the samples.
+    align: alignment of chunks in bytes.
+    data: first bytes of the chunk name for samples.
     unknown: size for which libsndfile reads to the end of the file; None if there is no such size.
   """
 
@@ -206,7 +206,7 @@ def _chunked_parts(reader: Reader, form: _Container) -> list[Part]:
 
 
 def _chunked_part(reader: Reader, form: _Container, start: int) -> tuple[Part, int | None]:
-  """Returns the stream at the position `start`, and the position of the next stream or None."""
+  """Returns the stream at `start`, and the position of the next stream; None if there is none."""
   unchanged = Part(((start, reader.size),))
   position, header = start + form.first, form.name_bytes + struct.calcsize(form.size)
   data: tuple[int, int] | None = None  # start and stated size of the samples
@@ -241,7 +241,7 @@ def _chunked_part(reader: Reader, form: _Container, start: int) -> tuple[Part, i
 
 
 def _is_leftover(reader: Reader, position: int) -> bool:
-  """Returns whether a tag starts at a position, or fewer than 4096 bytes remain from it on."""
+  """Returns whether a tag starts at `position`, or fewer than 4096 bytes remain."""
   rest = reader.at(position, _LEFTOVER)
   return len(rest) < _LEFTOVER or rest.startswith(_TAGS)
 

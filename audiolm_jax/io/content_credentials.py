@@ -1,8 +1,8 @@
 """C2PA manifests: signed metadata stating that a trained algorithm generated an audio file.
 
-A manifest contains a hash of the file, so changes of the audio can be detected, but any program can
-remove the manifest. The user provides the certificate and its private key. This module needs the
-optional package c2pa-python.
+A manifest contains a hash of the file, so changes of the audio can be detected. However, any
+program can remove the manifest. The user provides the certificate and its private key. This module
+needs the optional package c2pa-python.
 """
 
 import dataclasses
@@ -55,8 +55,8 @@ def read_credentials(
   """Reads a certificate and its private key, and signs a test file to check them.
 
   Args:
-    certificate: PEM file of the certificate and of the certificates that issued it.
-    private_key: PEM file of the private key of the certificate, without a password.
+    certificate: PEM file with the certificate and its issuers' certificates.
+    private_key: PEM file with the certificate's private key, without a password.
 
   Raises:
     UserError: c2pa-python is missing, a file cannot be read, or the test file cannot be signed.

@@ -12,7 +12,7 @@ from audiolm_jax.core.errors import UserError
 
 @contextlib.contextmanager
 def atomic_write(path: str | os.PathLike[str]) -> Generator[BinaryIO]:
-  """Opens a binary file that is renamed to `path` when the block ends without an error.
+  """Opens a binary file that is renamed to `path` when the `with` block ends without an error.
 
   Raises:
     UserError: the folder is missing or not writable, the disk is full, or `path` exists and is not

@@ -69,8 +69,8 @@ class _MpegStream:
   """The frames of one stream.
 
   Attributes:
-    head: the four bytes of the header of the first frame.
-    header: the parsed header of the first frame.
+    head: the four bytes of the first frame header.
+    header: the first frame header, parsed.
     stated: number of frames that the Xing frame states; 0 if it states no number; None if the
       stream has no Xing frame.
     frames: number of frames, without the Xing frame.
@@ -133,7 +133,7 @@ def _mpeg_part(stream: _MpegStream, name: str) -> Part:
 
 
 def _mpeg_streams(reader: Reader, start: int) -> tuple[list[_MpegStream], int]:
-  """Returns the streams, and the number of bytes between frames that do not belong to a tag."""
+  """Returns the streams, and the number of bytes between frames, without the bytes of tags."""
   streams: list[_MpegStream] = []
   position, junk, skipped, in_step, after_tag = start, 0, 0, False, True
   while position < reader.size:
@@ -163,7 +163,7 @@ def _mpeg_streams(reader: Reader, start: int) -> tuple[list[_MpegStream], int]:
 
 
 def _is_followed(reader: Reader, position: int, header: _Header) -> bool:
-  """Returns whether a frame is followed by a frame of its kind, a tag or the end of the file."""
+  """Returns whether a frame of equal kind and rate, a tag or the end of the file follows."""
   end = position + header.length
   after = mpeg_header(reader.at(end, 4))
   if after is not None:
@@ -175,7 +175,7 @@ def _xing_frames(frame: bytes, header: _Header) -> int | None:
   """Returns the number of frames that a Xing frame states.
 
   Args:
-    frame: the beginning of a frame.
+    frame: the beginning of any frame.
     header: the parsed header of the frame.
 
   Returns:
@@ -188,7 +188,7 @@ def _xing_frames(frame: bytes, header: _Header) -> int | None:
 
 
 def _xing_frame(stream: _MpegStream) -> bytes:
-  """Returns a Xing frame with the number of frames of a stream."""
+  """Returns a Xing frame that states the number of frames in a stream."""
   _, flags, rate, mode = stream.head
   bitrate = 9 if stream.header.kind[0] == 3 else 8  # a frame with space for the text
   head = bytes([0xFF, flags | 1, bitrate << 4 | rate & 0x0C, mode])
@@ -199,7 +199,7 @@ def _xing_frame(stream: _MpegStream) -> bytes:
 
 
 def _end_of_tag(reader: Reader, position: int) -> int:
-  """Returns the position after the tag that starts at `position`, or `position` without a tag."""
+  """Returns the position after the tag that starts at `position`; `position` if there is no tag."""
   head = reader.at(position, 16)
   if head.startswith(b"ID3"):
     return end_of_id3(reader, position)

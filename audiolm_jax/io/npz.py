@@ -1,8 +1,8 @@
 """Reads npz files from untrusted sources.
 
 `numpy.load` trusts the headers: an array may declare any shape, and a few bytes may expand to
-gigabytes. This module checks every header before it reads an array: the type must be a plain one
-(numbers, bools or texts), and the stored size must be exactly the size that the shape needs.
+gigabytes. This module checks every header before it reads an array: the elements must be
+numbers, bools or texts, and the stored size must be exactly the size that the shape needs.
 """
 
 import math
@@ -41,8 +41,8 @@ class Arrays(Mapping[str, np.ndarray]):
 
   Raises:
     ValueError: the file is damaged or too large, has more than `most_arrays` arrays, or has an
-      array of an unsupported type. An access to a damaged array raises the same error. The message
-      is one line.
+      array of an unsupported type. An access to a damaged array also raises `ValueError`. The
+      message is one line.
   """
 
   def __init__(self, file: BinaryIO, most_arrays: int = 256):

@@ -19,8 +19,8 @@ class Part(NamedTuple):
   Attributes:
     pieces: the content that libsndfile reads, in order: new bytes, and sections (start, end) of the
       file in bytes, without the byte at `end`; () for the unchanged file.
-    frames: number of samples per channel in the header of the file, if `pieces` does not contain
-      it; else None.
+    frames: number of samples per channel that the original header states; None if
+      libsndfile reads this number from a header, or if it is unknown.
     note: difference between the header and the data, for a warning; "" if there is none.
   """
 
@@ -83,7 +83,7 @@ class PieceFile(io.RawIOBase):
 
 
 class Reader:
-  """Reads short sections of a file through a buffer; fast if their positions increase."""
+  """Reads short sections of a file through a buffer; fast if positions increase."""
 
   def __init__(self, file: BinaryIO):
     self._file = file
@@ -97,7 +97,7 @@ class Reader:
     return self._window[offset : offset + length]
 
   def find(self, pattern: re.Pattern[bytes], position: int) -> int:
-    """Returns the position of the first match at or after `position`, or -1.
+    """Returns the position of the first match at or after `position`; -1 if there is none.
 
     Args:
       pattern: pattern whose matches have at most 8 bytes.
@@ -112,7 +112,7 @@ class Reader:
     return -1
 
   def _show(self, position: int, length: int) -> None:
-    """Reads a new window if the current window does not contain the section of the file."""
+    """Fills the buffer from `position` on, unless it already contains the section."""
     last = self._first + len(self._window)
     if not self._first <= position <= last or last < min(position + length, self.size):
       self._file.seek(position)

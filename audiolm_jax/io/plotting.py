@@ -24,7 +24,7 @@ def spectrogram_db(
 ) -> Float[np.ndarray, "bins columns"]:
   """Returns a power spectrogram in dB relative to its largest value.
 
-  There are at most 1200 columns. Each column is the spectrum of a Hann window of 32 ms.
+  There are at most 1200 columns. Each column is the spectrum in a 32 ms Hann window.
   """
   window = round(_WINDOW_SECONDS * sample_rate)
   padded = np.pad(np.asarray(waveform, np.float32), window // 2)

@@ -1,8 +1,8 @@
 """Metadata that marks generated audio as synthetic and records how it was generated.
 
 The metadata is stored in the INFO chunk of WAV files and in the tags of FLAC, Ogg, MP3 and AIFF
-files, which audio players and editors show. It informs listeners but is no protection against
-misuse, because any program can remove it.
+files. Audio players and editors show this metadata. It informs listeners but is no protection
+against misuse, because any program can remove it.
 """
 
 import contextlib
@@ -28,10 +28,10 @@ class Provenance:
     mode: "continuation", "unconditional", "resynthesis", "speech" (generated from a text), or
       "speech_to_speech" (generated from another recording).
     seed: the random seed.
-    sample: index of the sample among the samples of this seed, from 0.
+    sample: index of the generated clip among all clips from this seed, from 0.
     prompt_seconds: length of the prompt at the beginning of the file in seconds.
-    prompt_audio: "codec" if the prompt was encoded and decoded by the codec, "original" if the
-      prompt is the original recording, "none" if the file does not contain the prompt.
+    prompt_audio: "codec" if the prompt was encoded and decoded by the codec; "original" if the
+      prompt is the original recording; "none" if the file does not contain the prompt.
     watermark: strength of the watermark in the sampled codes; 0 for no watermark.
     version: version of this package.
   """
@@ -53,7 +53,7 @@ class Provenance:
 
 
 def read_provenance(path: str | os.PathLike[str]) -> Provenance | None:
-  """Returns how an audio file was generated; None if its tags have no valid `Provenance`.
+  """Returns the `Provenance` in the tags of an audio file; None if there is no valid one.
 
   In a file that was made by concatenating files, the first valid `Provenance` counts.
 

@@ -178,10 +178,10 @@ def _kind(content: bytes) -> str:
 
 @contextlib.contextmanager
 def write_whole(path: PathLike) -> Generator[BinaryIO]:
-  """Opens a binary file that is written to `path` when the block ends without an error.
+  """Opens a binary file that is written to `path` when the `with` block ends without an error.
 
-  Readers never see an incomplete file. For a URL, the content is kept in memory until the block
-  ends.
+  Readers never see an incomplete file. For a URL, the content is kept in memory until the
+  block ends.
 
   Raises:
     UserError: the file cannot be written.
@@ -248,7 +248,7 @@ def list_files_and_copies(folder: PathLike) -> tuple[list[Entry], dict[str, str]
   """Returns the entries of `list_files`, and the names of duplicates.
 
   An entry is a duplicate if an earlier entry is the same file, because of symbolic or hard links.
-  The second result maps the name of each duplicate to the name of the first entry of the same file.
+  The second result maps the name of each duplicate to the name of the first entry for its file.
   For a URL, duplicates are not detected.
   """
   if is_url(folder):

@@ -2,7 +2,8 @@
 
 JAX computes the key of its own cache from the lowered function. Tracing and lowering a function
 takes longer than loading the compiled program. The key of a stored program is computed from source
-code, arguments and settings instead, so a process whose programs are all stored traces no function.
+code, arguments and settings instead. Thus, a process whose programs are all stored traces no
+function.
 """
 
 import collections
@@ -44,8 +45,8 @@ class StoredProgram(Generic[Result]):
 
   A program is not stored in these cases: JAX does not use the folder of `compilation_cache`; JAX
   runs on an accelerator; the call is inside another traced function; an argument is committed to a
-  device; a static argument is or contains a dataclass of another package that is not a pytree,
-  because the key does not include its source code.
+  device; or a leaf of an argument is or contains a dataclass of another package. The key of a
+  program includes the source code of this package only.
 
   Args:
     function: the function to compile; it must read only its arguments and constants of this
@@ -89,7 +90,7 @@ class StoredProgram(Generic[Result]):
   def prepare(self, *args: object) -> None:
     """Starts to load or compile, in the background, the program that a call with `args` needs.
 
-    Does nothing if the program is not stored.
+    Does nothing in the cases in which programs are not stored, see `StoredProgram`.
 
     Args:
       args: the arguments of the call; only the shapes and types of arrays are used.
@@ -247,7 +248,7 @@ _COMPILING = threading.Lock()
 
 
 def _environment() -> tuple[object, ...]:
-  """Returns the settings, devices and versions that a compiled program depends on."""
+  """Returns the settings, devices and versions on which compiled programs depend."""
   config, defaults = jax.config, cast("dict[str, object]", jax.config.values)  # pyright: ignore[reportUnknownMemberType]: JAX leaves out types
   settings: list[tuple[str, object]] = [
     (name, getattr(config, name, default))

@@ -32,10 +32,10 @@ def content(
   samples: int,
   tags: Mapping[str, str],
 ) -> Generator[bytes]:
-  """Yields the content of an audio file of one channel in pieces, which are never empty.
+  """Yields the content of a one-channel audio file in pieces, which are never empty.
 
-  A WAV file equals the file of `audio.write_audio`. FLAC and MP3 files lack header fields that an
-  encoder can write only at the end, such as the checksum of FLAC and the encoder delay of MP3.
+  A WAV file equals the file that `audio.write_audio` writes. FLAC and MP3 files lack header fields
+  that can only be written at the end, such as the FLAC checksum and the MP3 encoder delay.
   Because players cannot remove this delay, an MP3 file begins with about 0.1 s of silence.
 
   Args:

@@ -46,8 +46,9 @@ class KeyValues(NamedTuple):
 class Cache(NamedTuple):
   """Keys and values of earlier positions, for decoding.
 
-  Keys are transposed. The product of a query and keys then adds contiguous rows, like the product
-  of weights and values. XLA:CPU computes this product twice as fast as one sum for each key.
+  Keys are transposed, so the product of a query and keys is a sum of contiguous rows, like the
+  product of weights and values. XLA:CPU computes such a sum twice as fast as one dot product per
+  key.
   """
 
   keys: Float[Array, "batch kv_heads head_dim length"]
@@ -63,7 +64,7 @@ class Cache(NamedTuple):
     return Cache(function(self.keys, 3), function(self.values, 2))
 
   def empty(self, length: int) -> "Cache":
-    """Returns a cache of zeros with `length` positions, which must not exceed `self.length`."""
+    """Returns a cache of zeros with `length` positions, at most `self.length`."""
     return self.map(lambda x, axis: jnp.zeros_like(lax.slice_in_dim(x, 0, length, axis=axis)))
 
   def write(self, new: "Cache", start: Int[Array, ""] | np.int32) -> "Cache":
@@ -100,7 +101,7 @@ class RelativeBias(nn.Module):
 
   @nn.compact
   def __call__(self, length: int, batch: int = 1) -> Float[Array, "shards heads length"]:
-    """Returns the bias for each distance 0 .. length - 1; see `copy_per_shard` for shards."""
+    """Returns the bias for each distance 0 .. length - 1; `copy_per_shard` explains shards."""
     shape, axes = (self.num_buckets, self.num_heads), ("relpos_buckets", "heads")
     table = modules.param(self, "table", nn.initializers.normal(0.02), axes, shape, jnp.float32)
     buckets = relative_buckets(length, self.num_buckets, self.max_distance)
@@ -113,7 +114,7 @@ def copy_per_shard(
   """Returns one copy of the table per shard of the batch, or one copy without a mesh.
 
   If the number of shards does not divide `batch`, the number of copies is their greatest common
-  divisor. Each device sums the gradient of its copy, so devices exchange gradients of the size of
+  divisor. Each device sums the gradient of its copy, so devices exchange gradients as large as
   the table. With a single table, they would exchange gradients of each block of biases [heads,
   queries, keys].
   """
@@ -171,7 +172,7 @@ def causal_attention(
     key_values: keys and values.
     biases: for each block of queries, the sum of bias and mask [shards, heads, queries, keys], such
       as the result of `bias_blocks`. The keys of a block begin at position 0. A single head of
-      biases applies to all heads. Each shard applies to an equal part of the batch.
+      biases applies to all heads. Each shard of biases applies to an equal part of the batch.
     key_mask: False on keys to mask (padding on the left); None without padding.
   """
   batch, groups = query.shape[0], query.shape[3]

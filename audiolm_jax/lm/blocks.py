@@ -41,7 +41,7 @@ def layer_stack(block: type[nn.Module], config: TransformerConfig, *arguments: A
   names "layers_0", "layers_1" and so on.
 
   Args:
-    block: class of a layer, which maps an input and a context to an output and a second value.
+    block: class of a layer, which maps an input and a context to an output and None.
     config: configuration with the number of layers, `scan_layers` and `remat`.
     *arguments: arguments of `block`.
   """
@@ -229,9 +229,9 @@ _ACTIVATIONS = {
 
 
 def _residual_scale(config: TransformerConfig) -> float:
-  """Returns the scale of initial output kernels that keeps the sum of all outputs at unit scale.
+  """Returns the initial scale of output kernels that keeps the residual stream at unit scale.
 
-  The sum has two outputs per layer: attention and feed-forward.
+  Each layer adds two outputs to the residual stream: attention and feed-forward.
   """
   return (2 * config.num_layers) ** -0.5
 

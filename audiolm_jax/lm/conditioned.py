@@ -1,12 +1,12 @@
-"""The conditioned stage: semantic tokens and an end token from a source, or text from tokens.
+"""The conditioned stage: predicts semantic tokens or a text, and an end token, from a source.
 
     source    text, as characters     ──encoder──▶ hidden states of the whole source
     targets   z_1 z_2 ... z_n END     ──decoder──▶ each token, from the source and earlier tokens
 
 The source can also be the semantic tokens of another recording. The end token lets the model
 determine the length. With the target "text", the stage recognizes speech: its source is the
-semantic tokens of a clip, and its targets are the characters. Without a source ("nothing"), the
-stage is pretrained: a random part of the semantic tokens of a clip is deleted, the encoder reads
+semantic tokens of a clip, and its targets are the characters of the text. With the source
+"nothing", the stage is pretrained: random semantic tokens of a clip are deleted, the encoder reads
 the other tokens, and the targets are all tokens of the clip.
 """
 
@@ -132,13 +132,13 @@ class ConditionedSpec(StageSpec):
   """A stage that predicts semantic tokens or characters until an end token, given a source.
 
   The vocabulary of the encoder contains the characters and the semantic tokens, so that a stage
-  with the source text can start from pretrained parameters.
+  with the source "text" can start from pretrained parameters.
 
   Attributes:
     source: see `ConditionedSource`; a string becomes a `ConditionedSource`.
     longest_seconds: duration of the longest clip, in training and in sampling.
     longest_source: maximum number of source tokens (characters or semantic tokens). Not used in
-      pretraining and by stages with the target "text": there, the source is the clip itself.
+      pretraining or with the target "text", because the source is then the clip itself.
     semantic_rate: semantic tokens per second, with repeats.
     num_clusters: size of the semantic vocabulary.
     source_rate: semantic tokens per second of a semantic source; None for the rate of the targets.
@@ -206,7 +206,7 @@ class ConditionedSpec(StageSpec):
 
   @property
   def streams(self) -> dict[str, Stream]:
-    """All streams of an example, by key; transcript and text stages have the same streams."""
+    """All streams of an example, by key; a text is always the stream `TEXT`."""
     return by_key([*self._sources, TEXT if self.is_transcript else self.writes])
 
   @property
@@ -273,7 +273,7 @@ class ConditionedSpec(StageSpec):
   def numbers_of(self, streams: Mapping[str, Stream]) -> dict[str, Any]:
     """Returns vocabulary and rate of semantic tokens, by field name.
 
-    If the vocabulary or rate of a semantic source differs, it is included too.
+    The vocabulary and the rate of a semantic source are included if they differ from the targets.
     """
     semantic = {key: stream for key, stream in streams.items() if key == SEMANTIC}
     found = vocabularies_and_rates(semantic)

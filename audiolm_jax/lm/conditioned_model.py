@@ -175,9 +175,9 @@ class _Stack(nn.Module):
 class CrossAttention(Attention):
   """Attention from targets to the source.
 
-  The position of a source token is multiplied by `targets_per_source`. The product is the expected
-  position of the targets of the token. Rotary embeddings represent the distance between a target
-  and this position.
+  The position of a source token is multiplied by `targets_per_source`. The product is the position
+  at which the targets for this token are expected. Rotary embeddings represent the distance between
+  a target and this position.
   """
 
   def __call__(

@@ -29,7 +29,7 @@ class FeedForward(enum.StrEnum):
 
 @dataclasses.dataclass(frozen=True)
 class TransformerConfig(configs.Renewed):
-  """Shape of the transformer of a stage; the defaults are the values of the paper.
+  """Shape of a stage's transformer; the defaults are the values of the paper.
 
   Strings of `feed_forward`, `positions` and `remat` become members of their enumerations.
 
@@ -48,7 +48,7 @@ class TransformerConfig(configs.Renewed):
     feed_forward: activation, see `FeedForward`.
     positions: representation of positions, see `Positions`.
     num_buckets: number of buckets of T5 positions, at least 2.
-    max_distance: all distances from this number on are in the same T5 bucket; more than half of
+    max_distance: all distances from this number on share one T5 bucket; must be more than half of
       `num_buckets`.
     rotary_base: base of rotary positions; all wavelengths are between 2 pi and 2 pi times the base,
       in positions.
@@ -111,8 +111,8 @@ class TransformerConfig(configs.Renewed):
   def shape(self) -> "TransformerConfig":
     """Returns the configuration with fixed values for the settings of the computation.
 
-    These are `dropout_rate`, `scan_layers`, `remat` and `dtype`. Models whose shapes are equal can
-    use the same inference parameters.
+    These settings are `dropout_rate`, `scan_layers`, `remat` and `dtype`. Models whose shapes are
+    equal can use the same inference parameters.
     """
     return dataclasses.replace(
       self, dropout_rate=0.0, scan_layers=False, remat=Remat.NONE, dtype="float32"

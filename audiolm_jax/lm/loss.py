@@ -26,8 +26,7 @@ def stage_loss(
   """Returns the mean cross-entropy of target tokens over the legal ids of their positions.
 
   As in sampling, the output layer is evaluated only at target positions, and at each position only
-  for one codebook. For the fine stage of the paper, these are 18 times fewer logits than all ids at
-  all positions.
+  for one codebook. For the paper's fine stage, this reduces the number of logits by a factor of 18.
 
   Args:
     spec: the stage.

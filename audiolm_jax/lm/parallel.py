@@ -63,11 +63,11 @@ class MaskingConfig:
       levels are fully masked. In the other examples, the codes of all levels are masked
       independently.
     level_ratio: probability that a level is the partly masked level, divided by this probability
-      for the next coarser level. Below 1, coarser levels are selected more often, as in sampling,
-      in which most passes are those of the coarsest levels.
+      for the next coarser level. Below 1, coarser levels are selected more often. In sampling, too,
+      the coarsest levels have most of the passes.
     targets: see `LossTargets`.
     prompt_share: share of examples that begin with a prompt, which is not masked. Pairs always have
-      a prompt.
+      a prompt; see `ParallelSpec.pair_share`.
     longest_prompt: maximum length of a prompt, as a share of the length of the example.
     semantic_dropout: share of examples without semantic tokens; needed for guidance in sampling.
 
@@ -115,9 +115,9 @@ class FillingConfig:
       noise decreases linearly and is 0 in the last pass of a level.
     overlap_seconds: seconds of existing audio that a window contains; None for the value of
       `CascadeOptions.overlap_seconds`. A shorter overlap takes less time per second of audio.
-    voice_seconds: seconds from the beginning of the prompt that are put before each window that
-      does not contain them, so that the voice does not drift. The model should be trained on pairs
-      (`pair_share`), whose prompts are not adjacent to the audio after them.
+    voice_seconds: length of the first part of the prompt, in seconds. This part is put before each
+      window that does not contain it, so that the voice does not drift. The model should be trained
+      on pairs (see `ParallelSpec.pair_share`), because they also join audio that is not adjacent.
 
   Source: MaskGIT (arXiv 2202.04200), section 3.2; SoundStorm (arXiv 2305.09636), section 3.3.
   """
@@ -158,7 +158,7 @@ class ParallelConfig:
       while a coarser code is unknown.
     level_weights: weight of each level in the loss, coarse to fine; the remaining levels have
       weight 1.
-    point_weight: weight of the squared error of the predicted point in the loss.
+    point_weight: weight of the squared error of the latents that GEOMETRY heads predict.
     masking: see `MaskingConfig`.
     filling: see `FillingConfig`.
   """
@@ -215,8 +215,8 @@ class ParallelSpec(StageSpec):
     frame_rate: acoustic frames per second.
     num_clusters: size of the semantic vocabulary.
     codebook_size: codes per quantizer.
-    pair_share: share of the training examples that are pairs: a window of the recording is the
-      prompt of another window, like the recording of the voice in resynthesis.
+    pair_share: share of the training examples that are pairs: one window of a recording is the
+      prompt of another window. In resynthesis, a recording of the voice is the prompt.
 
   Source: SoundStorm (arXiv 2305.09636).
   """
@@ -365,7 +365,7 @@ class ParallelSpec(StageSpec):
     return config.heads is Heads.GEOMETRY
 
   def codebooks(self, config: ParallelConfig, codebooks: object) -> np.ndarray:
-    """Returns the codebooks of the levels of the stage as float32; see the base class."""
+    """Returns the codebooks of the stage's levels as float32; see the base class."""
     found = np.asarray(codebooks, np.float32)[: self.num_quantizers]
     wanted = (self.num_quantizers, self.codebook_size, config.latent_dim)
     if found.shape != wanted:

@@ -86,10 +86,11 @@ def parallel_loss(
   key: Key[Array, ""] | None = None,
   z_loss: float = 0.0,
 ) -> tuple[Float[Array, ""], Metrics]:
-  """Returns the weighted mean over levels of the cross-entropy of hidden codes.
+  """Returns the cross-entropy of hidden codes, as a weighted mean over levels.
 
-  For geometry heads, the loss also contains the squared error of the predicted point. The output
-  layer of a level reads all codes of coarser levels in the same frame, including hidden codes.
+  For geometry heads, the loss also contains the squared error of the point that
+  `ParallelModel.predicted_point` returns. The output layer of a level reads all codes of coarser
+  levels in the same frame, including hidden codes.
 
   Args:
     spec: the stage.

@@ -6,11 +6,12 @@
     output at level q   W_q h + beta_q (r . c_k - |c_k|^2 / 2) for each code k of the level, where
                         r = P h + P_q h - the sum of the codebook vectors of the coarser codes
 
-Here, h is the output of the last layer, and c_k is the codebook vector of code k. Up to a constant,
-the second term of the output is the log-likelihood of r under a Gaussian with mean c_k. This term
-is 0 if a coarser code is unknown, and for plain heads. Levels from `embedded_levels` on have only
-the second term and no code embeddings. All codebook vectors are divided by the standard deviation
-of the latents, so that the parameters do not depend on the scale of the codec.
+Here, h is the output of the last layer, and c_k is the codebook vector of code k. W_q, beta_q, P
+and P_q are parameters. Up to a constant, the second term of the output is the log-likelihood of r
+under a Gaussian with mean c_k. This term is 0 if a coarser code is unknown, and for plain heads.
+Levels from `embedded_levels` on have only the second term and no code embeddings. All codebook
+vectors are divided by the standard deviation of the latents, so that the parameters do not depend
+on the scale of the codec.
 """
 
 from typing import Any
@@ -228,8 +229,8 @@ class ParallelModel(nn.Module):
   def _vectors_of_codes(self) -> Float[Array, "levels size latent"]:
     """Returns the codebooks, divided by the standard deviation of the latents.
 
-    The variance of the latents is estimated as the sum over levels of the mean square of codebook
-    vectors, averaged over dimensions.
+    The variance of the latents is estimated from the codebooks: the mean square of their elements,
+    summed over levels.
     """
     books = jax.lax.stop_gradient(self.codebooks)
     variance = jnp.square(books).mean(1).sum(0).mean()

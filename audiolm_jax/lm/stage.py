@@ -173,7 +173,7 @@ class StageSpec(abc.ABC):
     return config
 
   def sampling_settings(self, config: ModelConfig) -> StageSamplingSettings | None:
-    """Returns the part of the configuration that only sampling uses; None if there is none."""
+    """Returns the part of the configuration that only sampling uses; None without such a part."""
     del config
     return None
 
@@ -207,7 +207,7 @@ class StageSpec(abc.ABC):
     return False
 
   def codebooks(self, config: ModelConfig, codebooks: object) -> np.ndarray:
-    """Returns the codebooks that the parameters of the stage contain: those of its levels.
+    """Returns the codebooks of the stage's levels, which its parameters contain.
 
     Args:
       config: configuration of the model.
@@ -316,11 +316,11 @@ def configured(
   Args:
     default: spec with the values of all other fields.
     streams: streams of the tokens by key, such as those of a token store; None if unknown.
-    stated: values of fields by name, which have precedence; values of None are ignored.
+    stated: values of fields by name, which replace other values; values of None are ignored.
 
   Raises:
-    DataError: the stage cannot be trained on the tokens; or the tokens have another rate or
-      vocabulary than stated, or fewer levels.
+    DataError: the stage cannot be trained on the tokens, or the tokens have fewer levels than
+      stated or a different rate or vocabulary.
   """
   stated = {name: value for name, value in stated.items() if value is not None}
   spec = dataclasses.replace(default, **stated)

@@ -423,8 +423,8 @@ def stage_features(
 def semantic_frame_ids(spec: AutoregressiveSpec, first_step: int, count: int) -> np.ndarray:
   """Returns the frame ids of `count` semantic source tokens from step `first_step` on.
 
-  The ids are 0 if repeats are collapsed, because the tokens then have no position in time, and if
-  the stage predicts semantic tokens.
+  The ids are 0 if the stage predicts semantic tokens. They are also 0 if repeats are collapsed,
+  because the tokens then have no position in time.
   """
   if spec.collapse_repeats or spec.predicts_semantic:
     return np.zeros(count, np.int32)

@@ -97,8 +97,8 @@ def normalized(text: str, language: str = ENGLISH) -> str:
 def sentences(text: str, longest: int) -> list[str]:
   """Splits a normalised text into sentences, and long sentences into parts.
 
-  A long sentence is split after a comma, semicolon or colon; without these, after a word; and if
-  one word is too long, within the word.
+  A long sentence is split after a comma, semicolon or colon, or else after a word. A word that is
+  too long is split too.
 
   Args:
     text: a text from `normalized`.

@@ -5,9 +5,9 @@
     4 .. 4 + K - 1                   semantic token z (K = num_clusters; none if K = 0)
     4 + K + q * N + code             acoustic code of quantizer q (N = codebook_size)
 
-Flattening is row-major: time outer, quantizer inner. The methods of `TokenLayout` accept NumPy and
-JAX arrays. `collapse_repeats` and `cut_runs` accept NumPy arrays only, because the shapes of their
-results depend on the data.
+Codes [frames, quantizers] are flattened in row-major order. The methods of `TokenLayout` accept
+NumPy and JAX arrays. `collapse_repeats` and `cut_runs` accept NumPy arrays only, because the shapes
+of their results depend on the data.
 """
 
 import dataclasses

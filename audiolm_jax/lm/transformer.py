@@ -189,9 +189,9 @@ class Transformer(nn.Module):
     return self.dropout(x)
 
   def _rows(self, table, axis):
-    """Returns a table whose rows are not split over devices; devices may have different rows.
+    """Returns a table in which no row is split over devices; devices may have different rows.
 
-    Collecting the parts of all rows costs less than collecting parts of rows after a lookup.
+    Collecting the parts of each row before a lookup costs less than collecting them after it.
     """
     return nn.with_logical_constraint(table.astype(self.config.dtype), (axis, None))
 
@@ -199,7 +199,7 @@ class Transformer(nn.Module):
 def unstack_layers(params: Params) -> Params:
   """Converts the stacked parameters "layers" to parameters of each layer, "layers_0" and so on.
 
-  Parameters without stacked layers are returned as a copy of the mapping.
+  Without stacked layers, returns a copy of `params`.
   """
   if "layers" not in params:
     return dict(params)
@@ -213,7 +213,7 @@ def unstack_layers(params: Params) -> Params:
 def stack_layers(params: Params) -> Params:
   """Converts parameters of each layer, "layers_0" and so on, to the stacked parameters "layers".
 
-  Parameters without unstacked layers are returned as a copy of the mapping.
+  Without unstacked layers, returns a copy of `params`.
   """
   names = sorted((n for n in params if n.startswith("layers_")), key=lambda n: int(n[7:]))
   if not names:

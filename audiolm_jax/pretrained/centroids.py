@@ -17,7 +17,7 @@ def read_centroids(path: str | os.PathLike[str]) -> Float[np.ndarray, "clusters 
   """Returns the array `centroids` of a .npz file.
 
   Raises:
-    UserError: the file is missing, cannot be read, or is not a .npz file, such as a pickle.
+    UserError: the file is missing, cannot be read, or is not a .npz file (pickles are not read).
     DataError: the file is damaged or has no array `centroids`, or the shape, dtype or values of the
       array are invalid.
   """

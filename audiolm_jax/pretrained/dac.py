@@ -159,7 +159,7 @@ def _cut(stride: int) -> int:
 
 
 class Snake(nn.Module):
-  """x + sin^2(alpha x) / alpha, with alpha per channel.
+  """The activation x + sin^2(alpha x) / alpha, with one alpha per channel.
 
   Source: Ziyin, Hartwig and Ueda, "Neural Networks Fail to Learn Periodic Functions", 2020.
   """

@@ -3,8 +3,8 @@
 At the start of a clip, every convolution except the transposed convolutions is padded with a
 reflection of its own input. SoundStream pads with zeros instead. Because of the reflection, the
 first frames depend on later frames. If a clip ends within a block of a strided layer, this layer
-also reflects its input at the end. A clip in pieces gives the same results as the whole clip if the
-first piece has at least `first_frames` frames.
+also reflects its input at the end. A clip processed in pieces gives the results of the whole
+clip if the first piece has at least `first_frames` frames.
 
 Source: Défossez, Copet, Synnaeve and Adi, "High Fidelity Neural Audio Compression", 2022 (arXiv
 2210.13438), section 3.1; the padding is that of the published model.

@@ -45,7 +45,7 @@ def standardized_log_mel(
       frames that do not fill the last step are dropped.
 
   Returns:
-    Features of one frame of 400 samples every 160 samples; zeros for digital silence. For a
+    Features of frames of 400 samples, one frame every 160 samples; zeros for digital silence. For a
     waveform that is read in slices, the result is also computed in slices.
   """
   count = _num_frames(waveform)

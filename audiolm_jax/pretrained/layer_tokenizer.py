@@ -34,8 +34,8 @@ class LayerTokenizerConfig:
     num_clusters: number of cluster centres; ids are in [0, num_clusters).
     window_steps: maximum number of tokens of a chunk; a clip of up to this length is encoded as a
       whole. The default is 30 s at 50 Hz.
-    context_steps: for longer clips, number of tokens before and after the kept tokens of a chunk;
-      these tokens are context for the encoder.
+    context_steps: for longer clips, number of tokens at each end of a chunk that are only context
+      for the encoder and are not returned.
     steps_per_token: number of consecutive steps of the encoder whose mean features give a token.
 
   Raises:
@@ -69,7 +69,7 @@ class LayerTokenizerConfig:
 
   @property
   def receptive_field(self) -> Reach:
-    """The context before and after the kept tokens of a chunk, in tokens."""
+    """The context at each end of a chunk, in tokens."""
     return Reach(self.context_steps, self.context_steps)
 
   def size_for(self, num_steps: int) -> int:
@@ -88,7 +88,7 @@ class LayerTokenizerConfig:
 
 
 class LayerTokenizer(ChunkedTokenizer):
-  """Tokenizer by features of one layer: one token per hop; the number of hops is rounded up.
+  """Clusters the features of one layer: one token per hop, with the number of hops rounded up.
 
   The encoder treats each chunk of a long clip as a separate clip.
   """
@@ -143,7 +143,7 @@ def centroids_of(
 
   Args:
     dim: dimension of the features.
-    centroids: cluster centres, or None.
+    centroids: cluster centres; None for a single centroid at zero.
 
   Raises:
     ConfigError: the dimension of the centroids is not `dim`.

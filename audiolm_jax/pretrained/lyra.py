@@ -37,8 +37,8 @@ _CONVOLUTIONS = ("CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV")
 def read_files(source: str | os.PathLike[str]) -> Published:
   """Reads the three TFLite files of the model.
 
-  The name of a tensor contains the name of its file and the number of its layer in the graph or of
-  its quantizer level. The hash is computed from the bytes of all files.
+  The name of a tensor contains the name of its file and the number of its layer or quantizer level.
+  The hash is computed from the bytes of all files.
 
   Args:
     source: the folder of the files.

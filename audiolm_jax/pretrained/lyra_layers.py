@@ -46,8 +46,8 @@ class LyraConfig(ResidualConfig):
     sample_rate: Hz.
     channels: channels after the first stride; each further stride doubles them. A block with
       `n * channels` channels has `n` groups.
-    strides: down-sampling factors of the encoder; the first factor is that of the layer next to the
-      waveform. Their product is the hop length.
+    strides: down-sampling factors of the encoder; the layer next to the waveform has the first
+      factor. The product of the factors is the hop length.
     latent_dim: dimension of the latents that are quantized.
     num_quantizers: residual levels.
     codebook_size: entries per level.

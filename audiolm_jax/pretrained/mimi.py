@@ -66,7 +66,7 @@ class MimiCodec(ChunkedCodec):
 
   @functools.cached_property
   def codebooks(self) -> Float[np.ndarray, "quantizers size latent"]:
-    """The vectors of the codes after the projection of their half to latents.
+    """The codebook vectors of the semantic and acoustic levels, each projected to latents.
 
     The latent of a frame is the sum of the vectors of its codes.
     """

@@ -41,11 +41,11 @@ class MimiConfig:
   Attributes:
     sample_rate: Hz.
     channels: channels of the layers next to the waveform; each stride doubles them.
-    strides: down-sampling factors of the encoder's blocks; a frame has twice their product in
-      samples.
+    strides: down-sampling factors of the encoder's blocks; the number of samples of a frame is
+      twice the product of the factors.
     transformer: shape of the transformers of encoder and decoder; `transformer.dim` is also the
       dimension of the latents.
-    num_quantizers: number of levels of both halves together.
+    num_quantizers: number of levels, semantic and acoustic together.
     num_semantic_quantizers: number of levels of the first half, the semantic half, which was
       distilled from a semantic model. The second half, the acoustic half, quantizes the latents
       themselves, not the residual of the first half.
@@ -136,7 +136,7 @@ def _unit_shapes(channels: int) -> shapes.Shapes:
 
 
 class MimiEncoder(nn.Module):
-  """Maps waveform to the inputs of the quantizers of both halves."""
+  """Maps waveform to the inputs of the semantic and the acoustic quantizer."""
 
   config: MimiConfig
 
@@ -144,7 +144,7 @@ class MimiEncoder(nn.Module):
   def __call__(
     self, waveform: Float[Array, "batch samples"], ends: Int[Array, "batch"], state: State
   ) -> tuple[Float[Array, "batch frames 2 dim"], State]:
-    """Returns the projected latents for each half, and the next state.
+    """Returns the projected latents for the semantic and the acoustic half, and the next state.
 
     Args:
       waveform: whole frames of samples.
@@ -169,7 +169,7 @@ class MimiEncoder(nn.Module):
 
 
 class MimiDecoder(nn.Module):
-  """Maps the sum of the entries of each half to waveform, with the encoder's layers in reverse."""
+  """Maps the sum of entries of each half (semantic, acoustic) to waveform; reverses the encoder."""
 
   config: MimiConfig
 

@@ -144,7 +144,7 @@ def check_terms(model: PublishedModel, accepted: str | None) -> str:
 
   Args:
     model: the model.
-    accepted: identifier of the licence that the user accepted; None if there is no acceptance.
+    accepted: identifier of the licence that the user accepted; None if no licence was accepted.
 
   Raises:
     UserError: the licence is unknown or requires more than attribution, and the user did not accept

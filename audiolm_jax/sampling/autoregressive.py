@@ -40,7 +40,7 @@ class AutoregressiveSampler:
     prompts: Sequence[Tokens],
     semantic_rate: float | None,
   ) -> Targets:
-    """Returns targets whose class depends on the source and the targets of the stage.
+    """Returns `Targets`, of a class that depends on what the stage reads and predicts.
 
     Raises:
       UserError: the options have settings of parallel stages.
@@ -112,7 +112,7 @@ class WindowedCodes(WindowedTargets):
 
   @property
   def align(self) -> int:
-    """Number of frames per semantic token, also without a source; windows begin at multiples."""
+    """Number of frames per semantic token, even without a source; the windows are aligned to it."""
     return self.spec.frames_per_step
 
   def draw(
@@ -255,7 +255,7 @@ class ChunkedCodes(Targets):
 
 
 class RehearsedDecoder:
-  """Replaces a decoder in a rehearsal: prepares its programs and draws random ids."""
+  """Replaces a decoder in `Cascade.rehearsal`: prepares its programs and draws random ids."""
 
   def __init__(self, decoder: StageSampler):
     self._decoder = decoder

@@ -1,8 +1,9 @@
 """Runs stages in sequence: from the tokens of a prompt to all tokens of a clip.
 
-The last stage is sampled to the end of the clip and requests the tokens that it reads from the
-stages before it, see `pull`. Semantic tokens without repeats have no position in time, so the codes
-that are sampled from them are decoded and tokenized again ("retokenized") before the next window.
+The last stage is sampled to the end of the clip. It requests the tokens that it reads, and the
+stages before it sample these tokens, see `pull`. Semantic tokens without repeats have no position
+in time. The codes that are sampled from them are therefore decoded and tokenized again
+("retokenized") before the next window.
 """
 
 import copy
@@ -213,8 +214,8 @@ class Cascade:
   def rehearsal(self) -> "Cascade | None":
     """Returns a cascade that prepares programs and draws random tokens without running models.
 
-    Its `sample` and `stream` take almost no time. They start to load or compile, in the background,
-    the programs that the same call of this cascade needs.
+    Its `sample` and `stream` take almost no time. In the background, they load or compile the
+    programs that this cascade needs for a call with equal arguments.
 
     Returns:
       The cascade. None if programs are not stored, a kind of stage does not support rehearsal, or

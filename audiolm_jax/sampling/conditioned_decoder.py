@@ -6,7 +6,7 @@
 As in `loop`, new keys and values are written to a small cache, which is copied into the large cache
 once per segment. `jax.random.fold_in` computes the random key of each position from the random key
 of its row. So the tokens of a row do not depend on other rows, on padding, or on the number of
-calls.
+calls of `decode`.
 
 The class of a target is its id minus the number of reserved ids; the last class is the end token.
 """
@@ -94,7 +94,7 @@ class ConditionedInputs:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class ConditionedState:
-  """The values that change during the loop; each call donates them.
+  """The values that change during the loop; each call of `decode` donates them.
 
   Attributes:
     step: int32 scalar, number of tokens per row so far.

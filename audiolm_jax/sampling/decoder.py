@@ -104,7 +104,7 @@ class StageSampler:
       keys: one random key per prompt.
       options: settings of sampling.
       progress: called at the start and after each segment with the numbers of drawn and total
-        tokens per row, summed over turns.
+        tokens per row, summed over turns; see `stream` for turns.
 
     Returns:
       Ids of the stage's layout that are legal at their positions.

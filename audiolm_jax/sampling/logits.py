@@ -115,9 +115,9 @@ def keep_top_k(
 def keep_top_p(
   logits: Float[Array, "batch vocab"], p: Float[Array | np.float32, ""] | float
 ) -> Float[Array, "batch vocab"]:
-  """Keeps the fewest largest logits whose probabilities sum to p or more; sets others to -inf.
+  """Keeps the most likely ids until their probabilities sum to p; sets other logits to -inf.
 
-  Logits equal to the smallest of these are kept too.
+  Ties with the least likely of the kept ids are kept too.
 
   Source: Holtzman et al. (arXiv 1904.09751), nucleus sampling.
   """
@@ -137,7 +137,7 @@ def _keep(
   Args:
     logits: float32 logits.
     is_kept: returns whether a value of each row is kept, from a mask of the logits above the value.
-      If it is true for a value, it is true for all larger values; it is true for the largest logit.
+      If it keeps a value, it keeps all larger values; it always keeps the largest logit.
   """
   bits = lax.bitcast_convert_type(logits + 0.0, jnp.int32)  # + 0.0 changes -0.0 to 0.0
   ordered = jnp.where(bits < 0, bits ^ 0x7FFFFFFF, bits)  # integers in the order of the floats

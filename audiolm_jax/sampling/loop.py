@@ -5,7 +5,8 @@ New keys and values are written to a small part, which is copied into the large 
 segment. So no step copies the large part, even if the compiler cannot update it in place.
 
 Every row has its own random key. `jax.random.fold_in` computes the random key of each position from
-this key. So the tokens of a row do not depend on other rows, on padding or on the number of calls.
+this key. So the tokens of a row do not depend on other rows, on padding or on the number of calls
+of `decode`.
 """
 
 # jax.numpy leaves out the types of some parameters, such as `device`.
@@ -72,7 +73,7 @@ class AutoregressiveProgram:
 
 
 def program_of(spec: AutoregressiveSpec, config: TransformerConfig) -> AutoregressiveProgram:
-  """Returns the program of a stage; if the stage limits runs of its targets, with a `RunLimit`."""
+  """Returns the program of a stage; it has a `RunLimit` if the stage limits runs of its targets."""
   limit = spec.run_limit if spec.predicts_semantic else None
   return AutoregressiveProgram(spec, config, () if limit is None else (RunLimit(limit),))
 
@@ -106,13 +107,13 @@ class LoopInputs:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class LoopState:
-  """The values that change during the loop; each call donates them.
+  """The values that change during the loop; each call of `decode` donates them.
 
   Attributes:
     step: int32 scalar, number of tokens per row drawn so far.
     cursor: int32 scalar, number of used positions of `cache`, including padding.
     token: int32 [batch], id of the newest token, which the model has not read yet.
-    cache: per layer, keys and values of `capacity` positions.
+    cache: per layer, keys and values, with space for all positions.
     drawn: int32 [batch, steps], the drawn ids; PAD at later steps.
     codes: int32 [batch, history + frames, levels], codes of the last `history` frames before the
       first drawn frame, then codes of the frames to draw; -1 for unknown codes. Empty without

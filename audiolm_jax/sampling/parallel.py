@@ -40,9 +40,8 @@ class ParallelSampler:
     """Returns targets that are sampled in windows; each piece is a whole window.
 
     Raises:
-      UserError: a processor reads earlier frames, which may not be drawn yet, or runs after
-        temperature, top-k and top-p; or `passes` is () and there are processors or the model has
-        plain heads.
+      UserError: a processor reads earlier frames, which may not be drawn yet; a processor has
+        `is_last`; or `passes` is () although there are processors or plain heads.
     """
     del semantic_rate
     options = call.options(self.spec.name)
@@ -104,7 +103,7 @@ class FilledWindows(WindowedTargets):
     return None if lookahead is None else min(lookahead * 2.0**index, self.spec.crop_seconds)
 
   def next_window(self, row: int, known: int, total: int | None) -> Window:
-    """Returns the next window; if it does not begin at frame 0, the crop has room for the voice."""
+    """Returns the next window; unless it begins at frame 0, it fits in a crop with the voice."""
     whole = super().next_window(row, known, total)
     voice = self._voice_frames(row)
     if not voice or not whole.start:
@@ -156,7 +155,7 @@ class FilledWindows(WindowedTargets):
 
 
 class RehearsedParallelDecoder:
-  """Replaces a decoder in a rehearsal: prepares its programs and draws random codes."""
+  """Replaces a decoder in `Cascade.rehearsal`: prepares its programs and draws random codes."""
 
   def __init__(self, decoder: ParallelDecoder):
     self._decoder = decoder

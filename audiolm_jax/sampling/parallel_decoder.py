@@ -2,9 +2,11 @@
 
 The codes of a window before each pass:
 
-    pass 1        pass 2        pass 3        level 2, 1 pass
-    y y . . .     y y . 3 .     y y 7 3 .     y y 7 3 5       level 1; y: known, .: masked
-    y y . . .     y y . . .     y y . . .     y y . . .       level 2
+    level 1, pass 1    level 1, pass 2    level 1, pass 3    level 2, pass 1
+    y y . . .          y y . 3 .          y y 7 3 .          y y 7 3 5          codes of level 1
+    y y . . .          y y . . .          y y . . .          y y . . .          codes of level 2
+
+Here, y is a known code, a number is a drawn code, and a dot is a masked code.
 
 A pass runs two programs: `encode` runs the layers; `choose` draws the masked codes of one level and
 masks the least confident of them again. The level, the number of the pass and all settings are
@@ -131,7 +133,8 @@ class ParallelDecoder:
       keys: one random key per row. The key of a row and the position of a frame in its clip
         determine the random numbers of the frame.
       options: settings of sampling.
-      progress: called with the numbers of drawn and total codes per row, summed over turns.
+      progress: called with the numbers of drawn and total codes per row; if the rows do not fit in
+        one batch, the numbers of all batches are summed.
 
     Raises:
       UserError: the numbers of passes do not fit the stage, see `passes`.
@@ -240,7 +243,7 @@ class ParallelDecoder:
     return self.filling.guidance if options.guidance is None else options.guidance
 
   def _own(self, options: SamplingOptions) -> list[int]:
-    """Returns the levels that have at least one pass; [0] for the single pass of points."""
+    """Returns the levels that have at least one pass; [0] if `passes` is ()."""
     if options.passes == ():
       return [0]
     return [level for level, count in enumerate(self.passes(options)) if count]

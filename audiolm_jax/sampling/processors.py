@@ -22,7 +22,7 @@ from audiolm_jax.sampling.logits import Controls, draw, only
 class Context(NamedTuple):
   """The position of a token in its clip, and the codes before the token.
 
-  These values do not depend on windows, pieces or other rows.
+  These values do not depend on other rows, or on windows and segments of the clip.
 
   Attributes:
     frame: number of the frame of the token in the whole clip; number of the token in a stream
@@ -94,7 +94,7 @@ class Processor(abc.ABC):
 
 @dataclasses.dataclass(frozen=True)
 class RunLimit(Processor):
-  """Limits the length of runs of one token, since longer runs do not occur in training.
+  """Limits runs of equal tokens, because longer runs do not occur in training.
 
   Attributes:
     limit: maximum number of consecutive equal tokens.
@@ -171,7 +171,7 @@ def draw_legal(
 
   Args:
     legal: the legal ids.
-    logits: logits of the ids of the slice.
+    logits: logits of the ids in the slice, see `LegalIds`.
     step: number of the token, which is folded into the key of each row.
     inputs: random keys, settings and arrays of the processors.
     processors: processors of the logits.

@@ -7,8 +7,8 @@ A call of `extend` samples one piece: a segment of tokens, a window or chunks. `
 requests one frame after another. `Cascade.sample` requests all frames at once, so that all chunks
 are sampled in one batch. Both sample the same tokens.
 
-Semantic tokens without repeats have no positions in time. Their track therefore computes the
-positions from the codes of its reader before it samples more tokens.
+Semantic tokens without repeats have no positions in time. Before their track samples more
+tokens, it computes the positions from the codes of the stage that reads them.
 """
 
 import abc
@@ -213,13 +213,13 @@ class Targets(Track):
   def end(self, row: int) -> float | None:
     """Returns the time in seconds at which a row ends; None if it is not known yet.
 
-    It is the earliest of the known ends of the clip and of the streams that the stage reads.
+    This is the earliest known end of the clip and of the streams that the stage reads.
     """
     ends = [self.call.seconds[row], *(track.end(row) for track in self.reads.values())]
     return min((end for end in ends if end is not None), default=None)
 
   def total(self, row: int) -> int | None:
-    """Returns the number of steps of a row; None if its end is unknown, 0 if there is no rate."""
+    """Returns the number of steps of a row; None if its end is unknown, 0 without a stream rate."""
     end = self.end(row)
     return None if end is None else steps_until(end, self.stream.rate or 0.0)
 

@@ -39,10 +39,10 @@ class SemanticTargets(Targets, abc.ABC):
     self._draw = draw
 
   def sample(self, counts: Mapping[int, int], index: int) -> dict[int, Semantic]:
-    """Samples `counts[row]` tokens of each row, given the latest tokens of the row, its history.
+    """Samples `counts[row]` tokens of each row, given its history (the latest tokens of the row).
 
-    The history and the new tokens fill a training example, but the history has at least half of the
-    length of an example, if the row has that many tokens.
+    Together, the history and the new tokens fill a training example. However, the history has at
+    least half of the length of an example, if the row has that many tokens.
     """
     if not counts:
       return {}
@@ -66,9 +66,9 @@ class SemanticTargets(Targets, abc.ABC):
 class KeptRepeats(SemanticTargets):
   """Semantic tokens with repeats, whose positions in time are known.
 
-  If a stage requests the tokens up to a time, each call of `extend` samples enough tokens to reach
-  this time and to fill a training example together with the history, up to the end of the clip.
-  Otherwise, one call samples all tokens.
+  If a stage requests the tokens up to a time, a call of `extend` samples at least the tokens up to
+  this time. It samples more tokens, up to the end of the clip, if a training example has space for
+  them after the history. Without such a request, one call samples all tokens.
   """
 
   _is_read = False

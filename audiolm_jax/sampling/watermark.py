@@ -1,7 +1,8 @@
 """Watermarks of sampled codes: processors that prefer the codes of some communities.
 
-Communities are sets of codes, see `detection/watermark.py`. The context of a code is known before
-the code is sampled, so the watermark does not depend on batches, windows and streaming.
+Communities are sets of codes, see `detection/watermark.py`. The context of a code, its position
+or earlier codes, is known before the code is sampled. The watermark therefore does not depend on
+batches, windows and streaming.
 """
 
 # jax.numpy leaves out the types of some parameters, such as `device`.
@@ -31,7 +32,8 @@ FRESH_FRAMES = 200
 class GreenList(Processor):
   """Adds a bias to the logits of green codes.
 
-  Codes at levels without watermark and codes with an unknown context have no bias.
+  The key and the context of a code determine which communities are green. Codes at levels without
+  watermark and codes with an unknown context have no bias.
 
   Attributes:
     frames: number of earlier frames in the context.

@@ -55,7 +55,7 @@ class WindowedTargets(Targets):
 
   @property
   def overlap_seconds(self) -> float:
-    """Seconds of known frames at the start of a window; `overlap` is at most 3/4 of the crop."""
+    """Seconds of known frames at the start of a window; at most 3/4 of a crop is used."""
     return self.call.overlap_seconds
 
   @property

@@ -21,7 +21,7 @@ from audiolm_jax.semantic.features import LogMelConfig, normalised_log_mel
 
 @dataclasses.dataclass(frozen=True)
 class AugmentConfig:
-  """Ranges of the random values that are drawn for each view of each utterance.
+  """Ranges of the random values that are drawn for each perturbed copy of an utterance.
 
   Attributes:
     formant_range: largest factor, up or down, by which the frequencies of the spectral envelope are
@@ -32,9 +32,9 @@ class AugmentConfig:
       cepstrum.
     harmonics_range: largest share by which the fine structure is reduced; 0 for no change.
     gain_db: largest gain, up or down, in dB; 0 for no gain.
-    equalizer_db: standard deviation in dB of the equalizer curve and of the noise spectrum; 0 for
+    equalizer_db: standard deviation of the equalizer curve and the noise spectrum, in dB; 0 for
       flat curves.
-    equalizer_terms: number of cosines in a curve.
+    equalizer_terms: number of cosines in the equalizer curve and in the noise spectrum.
     noise_low_db: lowest mean power of the noise per bin, in dB relative to full scale.
     noise_high_db: highest mean power of the noise per bin, in dB relative to full scale.
 
@@ -64,11 +64,11 @@ def augmented_log_mel(
   config: LogMelConfig,
   augment: AugmentConfig,
 ) -> Float[Array, "batch frames mels"]:
-  """Returns one perturbed view of each utterance as normalised log-mel features.
+  """Returns one perturbed copy of each utterance as normalised log-mel features.
 
   The cepstrum separates each log spectrum into a smooth envelope and the remaining fine structure.
-  First, the frequencies of the envelope (formants) and of the fine structure (pitch) are multiplied
-  by random factors, and the fine structure is reduced by a random share. Then a smooth random
+  First, the frequencies of the envelope (formants) and the fine structure (pitch) are multiplied by
+  random factors. The fine structure is also reduced by a random share. Then a smooth random
   equalizer with gain is applied, and coloured noise is added.
 
   Args:
@@ -135,7 +135,7 @@ def _noise(
 def _smooth_curve(
   key: PRNGKeyArray, batch: int, bins: int, augment: AugmentConfig
 ) -> Float[Array, "batch bins"]:
-  """Returns random sums of cosines of a warped frequency; their standard deviation is about 1."""
+  """Returns random curves over frequency, sums of cosines, with a standard deviation of about 1."""
   order = np.arange(1, augment.equalizer_terms + 1)
   position = np.sqrt(np.linspace(0.0, 1.0, bins))
   basis = np.cos(np.pi * order[:, None] * position) / np.sqrt(order)[:, None]

@@ -23,7 +23,7 @@ class TokenizedFeatures(NamedTuple):
 
 
 class ChunkedTokenizer(abc.ABC):
-  """Computes tokens of waveforms of any length in chunks.
+  """Tokenizes waveforms of any length in chunks.
 
   The chunks of a clip depend only on the length of the clip, not on the other clips that are
   tokenized at the same time.
@@ -60,7 +60,7 @@ class ChunkedTokenizer(abc.ABC):
     inputs: Float[np.ndarray | Array, "batch inputs ..."],
     ends: Int[np.ndarray | Array, "batch"],
   ) -> TokenizedFeatures:
-    """Returns the features and ids of all steps of a batch of chunks of equal size.
+    """Returns the features and ids of all steps in a batch of equally large chunks.
 
     Args:
       inputs: inputs of the chunks with their margins; zeros outside of the clips.
@@ -70,7 +70,7 @@ class ChunkedTokenizer(abc.ABC):
 
   @property
   def inputs_per_step(self) -> int:
-    """Number of elements per token along the first axis of the result of `inputs_of`."""
+    """Number of inputs per token, along the first axis of the array from `inputs_of`."""
     return self.spec.hop_length
 
   def inputs_of(
@@ -105,7 +105,7 @@ class ChunkedTokenizer(abc.ABC):
   def tokenize_long(
     self, waveform: Float[np.ndarray, "samples"] | Sliced
   ) -> Int[np.ndarray, "steps"]:
-    """Returns the ids of one clip, which can be read in slices; they equal those of `tokenize`."""
+    """Returns the ids of one clip, which can be read in slices; `tokenize` returns equal ids."""
     return self._run(self.id_model, [waveform], 1)[0]
 
   def tokenize_clips(
@@ -138,7 +138,7 @@ class ChunkedTokenizer(abc.ABC):
 
   @property
   def id_model(self) -> ChunkedModel:
-    """The chunked model that maps inputs to ids."""
+    """The model that maps the array from `inputs_of` to ids, in chunks."""
     return self._model("ids", np.zeros(0, np.int32))
 
   def _model(self, part: str, nothing: np.ndarray) -> ChunkedModel:

@@ -24,18 +24,18 @@ _SUBSAMPLE_LOOKBACK = 3
 
 @dataclasses.dataclass(frozen=True)
 class ConformerConfig(configs.Renewed):
-  """Shape of the encoder; the defaults are those of w2v-BERT XL with 583 M parameters.
+  """Shape of the encoder; the defaults are the values of w2v-BERT XL, 583 M parameters.
 
-  `stacks` has the number of blocks of each stack; the default stacks are the contrastive and the
+  `stacks` has the number of blocks in each stack; the default stacks are the contrastive and the
   masked-prediction blocks of w2v-BERT. In each block, a step attends to the `left_context` previous
   steps, to itself and to the `right_context` next steps. A step is four frames, 40 ms by default.
-  These limits and the relative positions are part of the model, so long audio can be encoded in
-  chunks. Dropout uses one mask for all steps of an example, as in T5X. `remat` is a member of
-  `Remat` or its string value.
+  Because context is limited and positions are relative, long audio can be encoded in chunks.
+  Dropout uses one mask for all steps of an example, as in T5X. `remat` is a member of `Remat` or
+  its string value.
 
   Raises:
-    ConfigError: `dim` is not a multiple of `num_heads`, `kernel_size` is even, a context is
-      negative, the number of mel bands is not a multiple of 4, or `remat` is unknown.
+    ConfigError: `dim` is not a multiple of `num_heads`; `kernel_size` is even; a context is
+      negative; the number of mel bands is not a multiple of 4; or `remat` is unknown.
   """
 
   features: LogMelConfig = LogMelConfig()
@@ -85,7 +85,7 @@ class ConformerConfig(configs.Renewed):
     return -(-num_samples // self.hop_length)
 
   def forward_flops(self, num_steps: int) -> float:
-    """Returns the operations of the encoder's matrix products and convolutions for one clip.
+    """Returns the FLOPs of the encoder's matrix products and convolutions for one clip.
 
     In attention, only pairs of a step and a step in its context are counted.
     """
@@ -102,7 +102,7 @@ class ConformerConfig(configs.Renewed):
     return 2.0 * (num_steps * subsample + self.num_layers * block)
 
   def truncated(self, layer: int) -> "ConformerConfig":
-    """Returns the configuration with only the first `layer` blocks of all stacks together.
+    """Returns the configuration with only the first `layer` blocks, counted through all stacks.
 
     Raises:
       ConfigError: the encoder has fewer blocks than `layer`, or `layer` is negative.
@@ -175,7 +175,7 @@ class ConformerConfig(configs.Renewed):
 
 
 def _stacked(layer: shapes.Shapes, depth: int) -> shapes.Shapes:
-  """Returns the shapes of the parameters of `depth` layers, stacked along a new first axis."""
+  """Returns the parameter shapes of `depth` layers that are stacked along a new first axis."""
   return {k: _stacked(v, depth) if isinstance(v, dict) else (depth, *v) for k, v in layer.items()}
 
 
@@ -337,7 +337,7 @@ class ConformerBlock(nn.Module):
 
 
 class ConformerFeedForward(nn.Module):
-  """Layer norm, dense layer that expands, swish, dropout, dense layer that contracts."""
+  """Layer norm, expanding dense layer, swish, dropout, contracting dense layer."""
 
   config: ConformerConfig
 
@@ -489,7 +489,7 @@ def truncate_params(params: Params, config: ConformerConfig, layer: int) -> Para
   """Returns the parameters of the subsampling and of the first `layer` blocks.
 
   Args:
-    params: parameters of the encoder as plain arrays, without boxes of axis names.
+    params: parameters of the encoder as plain arrays, without Flax boxes for axis names.
     config: configuration of the encoder.
     layer: number of blocks to keep, counted through all stacks.
   """
@@ -506,7 +506,7 @@ def truncate_params(params: Params, config: ConformerConfig, layer: int) -> Para
 
 
 def with_first_blocks(params: Params, first: Params) -> Params:
-  """Returns `params` with its subsampling and first blocks replaced by those in `first`.
+  """Returns `params` with the subsampling and the first blocks replaced by `first`.
 
   Args:
     params: parameters of the encoder.

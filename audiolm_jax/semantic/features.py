@@ -1,4 +1,4 @@
-"""The log-mel front end; the frames of a part of a file equal the frames of the whole file."""
+"""The log-mel front end, in which a frame depends only on the samples in its window."""
 
 import dataclasses
 import functools
@@ -21,12 +21,11 @@ class LogMelConfig:
   `preemphasis` is the coefficient of a first-order high-pass filter. `floor` is added to the power
   of each mel band. Power is relative to a full-scale sine, so a `floor` of 1e-8 is -80 dB. `mean`
   and `scale` are constants for which speech at usual levels has about zero mean and unit variance.
-  Features do not depend on statistics of the utterance, so a chunk has the same frames as the whole
-  utterance.
+  Features do not depend on statistics of the utterance, so an utterance can be processed in chunks.
 
   Raises:
-    ConfigError: the hop is longer than the window, or the window than the FFT; window minus hop is
-      odd; or the mel range is empty or outside of 0 Hz to half the sample rate.
+    ConfigError: the hop is longer than the window; the window is longer than the FFT; window minus
+      hop is odd; or the mel range is empty or outside of 0 Hz to half the sample rate.
   """
 
   sample_rate: SampleRate = 16_000
@@ -75,7 +74,7 @@ class LogMelConfig:
 def pad_waveform(
   waveform: Float[Array, "batch samples"], config: LogMelConfig, multiple: int = 4
 ) -> Float[Array, "batch padded"]:
-  """Pads a waveform with zeros to a multiple of `multiple` frames, plus `margin` on each side."""
+  """Pads a waveform to a multiple of `multiple` frames, plus `config.margin` zeros on each side."""
   unit = multiple * config.hop_length
   missing = -waveform.shape[1] % unit
   return jnp.pad(waveform, ((0, 0), (config.margin, missing + config.margin)))

@@ -83,14 +83,14 @@ def fit_kmeans(
     features: all frames as one array or as pieces.
     num_clusters: number of centroids.
     seed: seed of all random choices.
-    max_frames: number of frames that are clustered; of more frames, a uniform sample is taken.
+    max_frames: maximum number of clustered frames; if there are more, a uniform sample is used.
     batch_size: number of frames on the device at a time in the passes; k-means++ uses up to 16
       frames per centroid at once.
     online_passes: number of passes that update the centroids after every batch.
     refining_passes: number of passes that set the centroids once, to the means of their frames.
 
   Raises:
-    DataError: there are no pieces or fewer frames than clusters, or a frame is not finite.
+    DataError: there are no pieces, there are fewer frames than clusters, or a frame is not finite.
 
   Source: AudioLM, section III-B (mean 0 and variance 1 per dimension before k-means).
   """
@@ -175,7 +175,7 @@ def sample_frames(
   max_frames: int,
   seed: int = 0,
 ) -> Float[np.ndarray, "_ dim"]:
-  """Returns all frames; of more than `max_frames` frames, a uniform sample of `max_frames`.
+  """Returns all frames, or a uniform sample of `max_frames` frames if there are more.
 
   Raises:
     DataError: there are no pieces.
@@ -201,7 +201,7 @@ def sample_frames(
 def whitening(
   frames: Float[np.ndarray, "frames dim"],
 ) -> tuple[Float[np.ndarray, "dim"], Float[np.ndarray, "dim"]]:
-  """Returns mean and standard deviation per dimension; 1 instead of a standard deviation near 0."""
+  """Returns mean and standard deviation per dimension; replaces standard deviations near 0 by 1."""
   mean = frames.mean(axis=0, dtype=np.float64)
   deviation = frames.std(axis=0, dtype=np.float64)
   deviation = np.where(deviation > 1e-6 * np.maximum(np.abs(mean), 1e-6), deviation, 1.0)
@@ -223,8 +223,8 @@ def nearest_of_close_centroids(
   """Returns the index of the nearest centroid; rounds less than `nearest_centroid`.
 
   If the norms of vectors are much larger than the distances between them, `nearest_centroid` may
-  select a centroid that is not the nearest. This function selects eight candidates in the same way
-  and computes their distances again, as sums of squared differences.
+  select a centroid that is not the nearest. This function selects eight candidates by the distances
+  of `nearest_centroid` and computes their distances again, as sums of squared differences.
   """
   _, candidates = jax.lax.top_k(_affinity(x, centroids), min(_CANDIDATES, len(centroids)))
   differences = x[..., None, :].astype(jnp.float32) - centroids.astype(jnp.float32)[candidates]
@@ -254,7 +254,7 @@ def count_duplicates(centroids: Float[np.ndarray, "clusters dim"]) -> int:
 def _lowest(
   kept: list[np.ndarray], ranks: list[np.ndarray], count: int
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
-  """Returns the `count` frames with the lowest random ranks, a uniform sample, and their ranks."""
+  """Returns a uniform sample, the `count` frames with the lowest random ranks, and their ranks."""
   frames, rank = np.concatenate(kept), np.concatenate(ranks)
   chosen = np.sort(np.argpartition(rank, count - 1)[:count])
   return [frames[chosen]], [rank[chosen]]
@@ -265,7 +265,7 @@ class _Pass(NamedTuple):
 
   Attributes:
     centroids: [clusters, dim].
-    counts: [clusters], the weights of the centroids in the next pass.
+    counts: [clusters], weights of the centroids in the next pass.
     used: [clusters], number of frames in each cluster.
     inertia: mean squared distance to the nearest centroid.
     far_frames: [candidates, dim], the frames of each batch that are farthest from all centroids.
@@ -288,10 +288,10 @@ def _pass(
   Args:
     frames: [frames, dim].
     centroids: [clusters, dim].
-    counts: [clusters], weights of the centroids in the sums of the first batch.
+    counts: [clusters], weights of the given centroids in the first update.
     batch_size: number of frames on the device at a time.
-    keep: factor by which the sums decay per batch, if centroids are updated after every batch. None
-      to update the centroids once, after all batches.
+    keep: factor per batch for the sums over earlier batches, if centroids are updated after every
+      batch; None to update the centroids once, after all batches.
   """
   sums, used, inertia = centroids * counts[:, None], np.zeros(len(centroids)), 0.0
   far_frames, far_distances = [], []
@@ -382,7 +382,8 @@ def _plus_plus(
 ) -> Float[Array, "clusters dim"]:
   """Returns initial centroids by k-means++.
 
-  The probability of a frame is proportional to its squared distance to the nearest centroid so far.
+  Each centroid is a random frame. The probability of a frame is proportional to its squared
+  distance to the nearest earlier centroid.
   """
   square = (frames * frames).sum(-1)
 

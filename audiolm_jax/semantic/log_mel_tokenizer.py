@@ -17,7 +17,7 @@ _SMALLEST_WINDOW = 64
 
 
 class LogMelTokenizerConfig(abc.ABC):
-  """Base class of the configurations of a `LogMelTokenizer`; subclasses are dataclasses.
+  """Base class for configurations of a `LogMelTokenizer`; subclasses are dataclasses.
 
   Attributes:
     encoder: configuration of the encoder. Its `features` are the `LogMelConfig` of the front end,
@@ -49,7 +49,7 @@ class LogMelTokenizerConfig(abc.ABC):
     return field.left + self.chunk_steps + field.right
 
   def size_for(self, num_steps: int) -> int:
-    """Returns the size of a chunk that contains a clip of `num_steps` steps.
+    """Returns the size in steps of a chunk that contains a clip of `num_steps` steps.
 
     Sizes are powers of two of at least 64, so that few programs are compiled.
     """
@@ -57,7 +57,7 @@ class LogMelTokenizerConfig(abc.ABC):
 
 
 class LogMelTokenizer(ChunkedTokenizer):
-  """Computes tokens from chunks that contain the whole receptive field of each kept token."""
+  """Computes each token from a chunk that contains the whole receptive field of the token."""
 
   config: LogMelTokenizerConfig
 
@@ -75,8 +75,8 @@ class LogMelTokenizer(ChunkedTokenizer):
 def whitened(features: Float[Array, "batch steps dim"], params: Params) -> TokenizedFeatures:
   """Returns the whitened features and their ids.
 
-  Call this function in the program that computes the features. In a separate program, the id of a
-  feature that is almost equally near to two centroids could depend on the batch.
+  Call this function in the jitted function that computes the features. In a separate program, the
+  id of a feature could depend on the batch if two centroids are almost equally near.
   """
   features = (features - params["mean"]) / params["scale"]
   return TokenizedFeatures(features, nearest_centroid(features, params["centroids"]))

@@ -1,4 +1,4 @@
-"""The losses of w2v-BERT and the random masks of steps."""
+"""The losses of w2v-BERT, and random masks for steps."""
 
 import flax.linen as nn
 import jax
@@ -40,9 +40,9 @@ def contrastive_loss(
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
   """Returns the loss of the contrastive task, which is to select the target of each masked step.
 
-  The negatives of a step are a random set of targets of other masked steps in the same row.
-  Negatives may have the same code as the target of the step. Some implementations exclude such
-  negatives, but then a codebook of a single entry has the lowest loss.
+  The negatives of a step are targets of other masked steps, drawn at random from its row. Negatives
+  may equal the target of the step. Some implementations exclude such negatives, but then a codebook
+  with a single entry has the lowest loss.
 
   Args:
     context: projected outputs of the encoder.
@@ -51,7 +51,7 @@ def contrastive_loss(
     key: random key for the selection of negatives.
     num_negatives: largest number of negatives per step.
     temperature: divisor of the cosine similarities.
-    gap: negatives are more than this number of steps away.
+    gap: negatives are more than this number of steps away from the masked step.
 
   Returns:
     Mean cross-entropy in nats and accuracy over the masked steps.

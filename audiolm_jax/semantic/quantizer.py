@@ -15,13 +15,13 @@ _SCORE_SCALE = 4.0
 
 
 class Quantized(NamedTuple):
-  """The quantization of a sequence.
+  """The quantization of a sequence by scores, the logits of the entries in each group.
 
   Attributes:
-    vectors: projections of the selected entries; with noise, the scores get straight-through
+    vectors: projections of the selected entries; with Gumbel noise, the scores get straight-through
       gradients.
-    ids: the entry with the highest score in each group, without noise.
-    probabilities: softmax of the scores without noise, for the diversity loss.
+    ids: index of the entry with the highest score in each group, without Gumbel noise.
+    probabilities: softmax of the scores without Gumbel noise, for the diversity loss.
   """
 
   vectors: Float[Array, "batch steps dim"]
@@ -33,7 +33,7 @@ class GumbelQuantizer(nn.Module):
   """Product quantizer that selects one entry per group, in training by Gumbel-softmax.
 
   Attributes:
-    num_groups: number of groups of entries.
+    num_groups: number of groups in the codebook.
     codebook_size: entries per group.
     dim: dimension of the quantized vectors.
 
@@ -51,17 +51,17 @@ class GumbelQuantizer(nn.Module):
     valid: Bool[Array, "batch steps"],
     temperature: Float[Array, ""] | float | None,
   ) -> Quantized:
-    """Quantizes features by Gumbel-softmax, or without noise by the highest scores.
+    """Quantizes features by Gumbel-softmax, or by the highest scores if `temperature` is None.
 
-    First normalises each row to zero mean and unit variance over valid steps, so that entries do
-    not encode level, channel and voice. The quantizer is used only in training; tokens do not
-    depend on it.
+    The features of each row are normalised to zero mean and unit variance over valid steps, so that
+    entries do not encode level, channel and voice. The quantizer is used only in training; tokens
+    do not depend on it.
 
     Args:
       x: features.
       valid: False on padding.
       temperature: temperature of the Gumbel-softmax, which requires the random stream "gumbel";
-        None for no noise.
+        None for no Gumbel noise.
     """
     groups, size = self.num_groups, self.codebook_size
     x = _normalised_over_time(x.astype(jnp.float32), valid)

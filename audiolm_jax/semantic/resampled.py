@@ -45,7 +45,7 @@ class ResampledTokenizer:
 
   @property
   def params(self) -> Params:
-    """The parameters of the tokenizer."""
+    """The parameters of the wrapped tokenizer."""
     return self.own.params
 
   @property
@@ -70,7 +70,7 @@ class ResampledTokenizer:
   def tokenize_long(
     self, waveform: Float[np.ndarray, "samples"] | Sliced
   ) -> Int[np.ndarray, "steps"]:
-    """Returns the ids of one clip, which can be read in slices; they equal those of `tokenize`."""
+    """Returns the ids of one clip, which can be read in slices; `tokenize` returns equal ids."""
     if isinstance(waveform, np.ndarray | jax.Array):
       return self.own.tokenize_long(self._resampled_array(waveform))
     return self.own.tokenize_long(self._resampled_blocks(waveform))
@@ -105,7 +105,7 @@ class ResampledTokenizer:
   def _rows(
     self, waveform: Float[np.ndarray | Array, "batch samples"], lengths: np.ndarray | None
   ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns rows at the sample rate of the tokenizer, and the number of samples of each clip."""
+    """Returns rows at the sample rate of the tokenizer, and the number of samples per clip."""
     waveform = np.asarray(waveform, np.float32)
     batch, samples = waveform.shape
     ends = np.full(batch, samples) if lengths is None else np.asarray(lengths)

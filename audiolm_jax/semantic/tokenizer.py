@@ -28,7 +28,7 @@ from audiolm_jax.semantic.log_mel_tokenizer import (
 
 @dataclasses.dataclass(frozen=True)
 class SemanticTokenizerConfig(LogMelTokenizerConfig):
-  """Shape of the tokenizer; the defaults are those of AudioLM.
+  """Shape of the tokenizer; by default, the shape in AudioLM.
 
   AudioLM uses w2v-BERT XL, layer 7 of the masked-prediction module, and 1024 clusters.
 

@@ -1,7 +1,7 @@
 """The network that trains a unit encoder: heads for frame labels and for characters.
 
-An optional vector quantizer between the encoder and the heads makes each step one of a few units.
-The heads then read units instead of features, so the encoder learns features that lose little
+An optional vector quantizer between the encoder and the heads maps each step to one of a few units.
+The heads then read units instead of features. The encoder thus learns features that lose little
 information when k-means replaces them by the nearest centroid.
 """
 
@@ -29,11 +29,11 @@ CODEBOOK = "codebook"
 _DILATIONS = (1, 2, 4, 8)
 
 
-class Quantized(NamedTuple):
-  """The result of the quantizer for the steps of a batch.
+class QuantizedSteps(NamedTuple):
+  """The result of the vector quantizer.
 
   Attributes:
-    steps: mean features of each step.
+    steps: mean features of each step, before the quantizer.
     vectors: the nearest entry of the codebook for each step.
     units: indices of these entries.
   """
@@ -47,28 +47,29 @@ class Predictions(NamedTuple):
   """The outputs of `UnitClassifier`.
 
   Attributes:
-    labels: logits of the labels of each frame.
-    characters: logits of the blank (index 0) and of the characters for each step; None without
-      characters.
-    quantized: see `Quantized`; None without a quantizer.
+    labels: logits of the frame labels.
+    characters: logits of the CTC blank (index 0) and the characters for each step; None if
+      `num_characters` is 0.
+    quantized: result of the quantizer; None if `num_units` is 0.
   """
 
   labels: Float[Array, "batch frames labels"]
   characters: Float[Array, "batch steps symbols"] | None
-  quantized: Quantized | None
+  quantized: QuantizedSteps | None
 
 
 class UnitClassifier(nn.Module):
-  """The encoder, an optional vector quantizer with blocks behind it, and the heads.
+  """A `UnitEncoder`, an optional vector quantizer that is followed by blocks, and heads.
 
   Attributes:
     encoder_config: shape of the encoder.
     num_labels: number of frame labels.
-    num_units: number of entries of the quantizer; 0 for no quantizer.
+    num_units: number of entries in the quantizer; 0 for no quantizer.
     num_characters: number of characters; 0 for no head for characters.
 
-  Source: Du et al., CosyVoice (arXiv 2407.05407), section 3.1, for a quantizer within an encoder
-  that learns to recognise speech; van den Oord et al. (arXiv 1711.00937) for its gradients.
+  Sources: Du et al., CosyVoice (arXiv 2407.05407), section 3.1, for a quantizer within an encoder
+  that learns to recognise speech; van den Oord et al. (arXiv 1711.00937) for the gradients of the
+  quantizer.
   """
 
   encoder_config: UnitEncoderConfig
@@ -92,14 +93,14 @@ class UnitClassifier(nn.Module):
   def __call__(
     self, log_mel: Float[Array, "batch frames mels"], inside: Bool[Array, "batch frames"]
   ) -> Predictions:
-    """Returns the logits of all frames and steps; the arguments are those of `UnitEncoder`."""
+    """Returns the logits of all frames and steps; see `UnitEncoder` for the arguments."""
     count = self.encoder_config.frames_per_step
     features = self.encoder(log_mel, inside)
     quantized = None
     if self.num_units:
       steps = averaged_over_steps(features, inside, count)
       units = nearest_centroid(jax.lax.stop_gradient(steps), self.codebook)
-      quantized = Quantized(steps, self.codebook[units], units)
+      quantized = QuantizedSteps(steps, self.codebook[units], units)
       # The gradients pass through the quantizer as if it were the identity.
       passed = steps + jax.lax.stop_gradient(quantized.vectors - steps)
       features = jnp.repeat(self.input(passed), count, axis=1)[:, : log_mel.shape[1]]
@@ -112,7 +113,7 @@ class UnitClassifier(nn.Module):
     return Predictions(self.head(features), characters, quantized)
 
   def flops(self, frames: int) -> float:
-    """Returns the operations of the matrix products for one row of frames."""
+    """Returns the FLOPs of the matrix products for one row of `frames` frames."""
     config = self.encoder_config
     steps = frames / config.frames_per_step
     products = frames * config.dim * self.num_labels

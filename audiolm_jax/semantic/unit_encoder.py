@@ -1,7 +1,7 @@
 """An encoder of phones for semantic tokens: ConvNeXt blocks over log-mel frames at 50 Hz.
 
-The encoder is trained to predict a label of each frame that depends on the phone but not on the
-voice, see `trainables/units.py`. It consists mainly of matrix products and sums of shifted arrays,
+The encoder is trained to predict frame labels that depend on the phone but not on the voice, see
+`trainables/units.py`. It consists mainly of matrix products and sums of shifted arrays,
 which are fast on CPUs.
 """
 
@@ -41,7 +41,7 @@ class UnitEncoderConfig:
     dim: width of the blocks.
     dilations: for each block, the distance in frames between the taps of its convolution.
     kernel_size: taps of the convolutions, odd.
-    expansion: width of the inner layer of a block divided by `dim`.
+    expansion: inner width of a block, divided by `dim`.
     frames_per_step: number of frames whose features are averaged for one token.
 
   Raises:
@@ -93,7 +93,7 @@ class UnitEncoderConfig:
     return Reach(steps, steps)
 
   def flops(self, frames: int) -> float:
-    """Returns the operations of the matrix products for one row of frames."""
+    """Returns the FLOPs of the matrix products for one row of `frames` frames."""
     first = (2 * _NEIGHBOURS + 1) * self.features.num_mels * self.dim
     blocks = len(self.dilations) * 2 * self.expansion * self.dim**2
     return 2.0 * frames * (first + blocks)
@@ -127,7 +127,7 @@ class UnitEncoder(nn.Module):
 def averaged_over_steps(
   features: Float[Array, "batch frames dim"], inside: Bool[Array, "batch frames"], count: int
 ) -> Float[Array, "batch steps dim"]:
-  """Returns the mean features of each step of `count` frames, over the frames in `inside`.
+  """Returns the mean features of each step of `count` frames; only frames in `inside` count.
 
   The last step of a clip may have fewer frames; the mean is 0 for a step without frames.
   """
@@ -150,7 +150,7 @@ class ContextBlock(nn.Module):
   def __call__(
     self, x: Float[Array, "batch frames dim"], keep: Bool[Array, "batch frames 1"]
   ) -> Float[Array, "batch frames dim"]:
-    """Returns the output for every frame; frames outside of `keep` do not influence the others."""
+    """Returns the output for every frame; only frames in `keep` influence other frames."""
     dim = x.shape[-1]
     shape, axes = (self.kernel_size, dim), ("kernel", "embed")
     kernel = modules.param(self, "kernel", nn.initializers.normal(0.2), axes, shape)

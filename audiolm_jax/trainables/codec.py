@@ -1,4 +1,4 @@
-"""Training of a codec with adversarial losses: one step updates generator and discriminators.
+"""Training of a codec with adversarial losses: one step updates codec and discriminators.
 
 A run can have four phases, which start at configured steps. First, encoder and decoder are trained
 without quantization. Then the quantizer is trained too; its codebooks are initialised with k-means
@@ -93,8 +93,8 @@ class CodecTrainingConfig(configs.DependentTypes):
     quantizer_dropout: share of the examples whose number of levels is drawn uniformly; all other
       examples use all levels.
     codebook_decay: decay of the moving averages that define the codebooks.
-    restart_share: entries that are used less than this share of the mean use are replaced by
-      vectors of the batch.
+    restart_share: an entry whose use is below this share of the mean use is replaced by a vector of
+      the batch.
     kmeans_vectors: number of recent latents that initialise the codebooks. If
       `quantizer_start_step` is 0, the latents of the first batch are used instead.
     ema_decay: decay of the averaged parameters, which are exported.
@@ -339,12 +339,12 @@ class CodecTrainable(Trainable[CodecState]):
     )
 
   def component_params(self, component: ChunkedCodec, what: str) -> Params:
-    """Returns the parameters of a codec of equal configuration; see the base class."""
+    """Checks the configuration of a codec and returns its parameters; see the base class."""
     self._check_model(component.config, what)
     return component.params
 
   def run_params(self, config: CodecTrainingConfig, params: Params, what: str) -> Params:
-    """Returns the parameters of a codec run of equal configuration; see the base class.
+    """Checks the configuration of a codec run and returns its parameters; see the base class.
 
     The discriminators and the statistics of the quantizer are not included.
     """

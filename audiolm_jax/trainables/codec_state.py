@@ -57,7 +57,7 @@ def has_codebooks(state: CodecState) -> Array:
 
 
 def remember(recent: Array, latents: Array) -> Array:
-  """Inserts new latents at the front and drops the oldest ones.
+  """Inserts new latents at the front and drops the oldest latents.
 
   Args:
     recent: [vectors, latent], the latents of earlier batches.

@@ -1,7 +1,8 @@
 """Makes the training data of a detector: recordings, and continuations sampled by a bundle.
 
-The recordings are encoded and decoded by the bundle's codec. Both classes therefore contain the
-artefacts of the codec, and the detector must learn the properties of the sampled tokens.
+The recordings are encoded and decoded by the bundle's codec. Both classes, real and synthetic,
+therefore contain the artefacts of the codec, and the detector must learn the properties of the
+sampled tokens.
 
 Source: AudioLM, detection of synthesized speech.
 """
@@ -37,13 +38,13 @@ class CorpusConfig:
 
   Attributes:
     prompt_seconds: length of the prompts; prompts are not part of the clips in the corpus.
-    duration: length of the longest continuation in seconds. The sampled continuations of a piece
-      are as long as its real continuation.
+    duration: length of the longest continuation in seconds. Sampled continuations are as long as
+      the real continuation.
     samples_per_prompt: number of sampled continuations per prompt. 2 balances the classes, because
       the real class contains each continuation twice: decoded by the codec and unchanged.
-    valid_share: share of the speakers of the split `train` whose recordings become the split
+    valid_share: share of the speakers in the split `train`; their recordings become the split
       `valid`.
-    max_pieces: largest number of pieces in each split; None for all pieces.
+    max_pieces: largest number of pieces of recordings in each split; None for all pieces.
     batch_size: number of prompts that are continued together.
     seed: seed of the choice of pieces and of sampling.
     watermark: strength of the watermark in the continuations, see `Settings`. The default is "off",
@@ -213,7 +214,7 @@ def _pairs_of_batch(
 
 
 def _is_in(folder: Path, clip: AudioClip) -> bool:
-  """Returns whether a clip is in the folder of the corpus, so that an earlier call wrote it."""
+  """Returns whether a clip is in the folder of the corpus, because an earlier call wrote it."""
   if storage.is_url(clip.path):
     return False
   return Path(clip.path).absolute().is_relative_to(folder.absolute())
@@ -222,7 +223,7 @@ def _is_in(folder: Path, clip: AudioClip) -> bool:
 def _check_settings(
   folder: Path, bundle: Bundle, config: CorpusConfig, clips: Sequence[AudioClip]
 ) -> None:
-  """Writes the settings of a corpus to its folder.
+  """Writes the settings of a corpus to its folder, unless the folder has different settings.
 
   Raises:
     DataError: the folder cannot be used, or contains a corpus with different settings.

@@ -109,12 +109,12 @@ class DetectorTrainable(Trainable[TrainState]):
     return nn.unbox(state.averaged_params)
 
   def component_params(self, component: Detector, what: str) -> Params:
-    """Returns the parameters of a detector of equal configuration; see the base class."""
+    """Checks the configuration of a detector and returns its parameters; see the base class."""
     configs.check_equal(component.config, self.config.classifier, what)
     return dict(component.params)
 
   def run_params(self, config: DetectorTrainingConfig, params: Params, what: str) -> Params:
-    """Returns the parameters of a detector run of equal configuration; see the base class."""
+    """Checks the configuration of a detector run and returns its parameters; see the base class."""
     configs.check_equal(config.classifier, self.config.classifier, what)
     return params
 

@@ -46,9 +46,9 @@ def train(
   Raises:
     BundleError: a bundle cannot be read.
     CheckpointError: `initial_run` cannot be read.
-    ConfigError: `initial_bundle` or `initial_run` has no such component or a different
+    ConfigError: `initial_bundle` or `initial_run` lacks `model.component` or has a different
       configuration; both arguments are set; or `tokenizers` is missing or has unsuitable codebooks.
-    DataError: other tokenizers than `tokenizers` made the token store.
+    DataError: the token store was made by other tokenizers than `tokenizers`.
     UserError: see `trainer.train`.
   """
   return trainer.train(
@@ -108,7 +108,7 @@ def codebooks_of(model: StageTrainable, name: str | os.PathLike[str], dataset: D
   Raises:
     BundleError: the bundle cannot be read.
     ConfigError: the codebooks do not have the shape that the stage requires.
-    DataError: other tokenizers than those of the bundle made the tokens.
+    DataError: the tokens were not made by the tokenizers of the bundle.
   """
   bundle = load_bundle(name, stages=())
   if isinstance(dataset, InMemoryTokens):

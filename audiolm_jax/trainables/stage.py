@@ -115,7 +115,7 @@ class StageTrainable(Trainable[TrainState]):
     return self.config.spec.inference_params(state.averaged_params)
 
   def component_params(self, component: Stage, what: str) -> Params:
-    """Returns the parameters of a stage of compatible configuration; see the base class."""
+    """Checks the configuration of a stage and returns its parameters; see the base class."""
     spec = self.config.spec
     if not spec.accepts_params_of(component.spec):
       configs.check_equal(component.spec, spec, what)
@@ -124,7 +124,7 @@ class StageTrainable(Trainable[TrainState]):
     return component.params
 
   def run_params(self, config: StageTrainingConfig, params: Params, what: str) -> Params:
-    """Returns the parameters of a run of compatible configuration; see the base class."""
+    """Checks the configuration of a run and returns its parameters; see the base class."""
     return self.component_params(Stage(config.spec, config.transformer, params), what)
 
   def with_params(self, state: TrainState, params: Params) -> TrainState:

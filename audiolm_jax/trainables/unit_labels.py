@@ -312,7 +312,8 @@ def _align(
 
   Returns:
     The mean cost per pair of aligned frames, and for each frame the index of the aligned frame of
-    the reading; None if no path stays within the band.
+    the reading; None if no alignment is within the band of width `_BAND` around
+    the diagonal.
   """
   import librosa
 

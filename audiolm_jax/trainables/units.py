@@ -2,9 +2,9 @@
 
 The classes are clusters of the frames of one canonical voice that reads all texts of the corpus. A
 frame of another voice has the class of the aligned frame of the canonical voice; see
-`trainables/unit_labels.py`. In the last round of the recipe, the classes are clusters of the
-features of the previous round, a quantizer precedes the heads, and the encoder also learns to
-recognise the characters of the texts.
+`trainables/unit_labels.py`. Training can be repeated in rounds. In the last round, the classes are
+clusters of the features of the previous encoder. A quantizer then follows the new encoder, which
+also learns to recognise the characters of the texts.
 """
 
 import dataclasses
@@ -28,7 +28,7 @@ from audiolm_jax.semantic.losses import id_perplexity, masked_mean, prediction_l
 from audiolm_jax.semantic.unit_classifier import (
   CODEBOOK,
   Predictions,
-  Quantized,
+  QuantizedSteps,
   UnitClassifier,
 )
 from audiolm_jax.semantic.unit_encoder import UnitEncoderConfig, UnitTokenizer
@@ -261,7 +261,7 @@ def _optimizer_of(params: Params) -> dict[str, str]:
 
 
 def _distances_to_means(
-  quantized: Quantized, valid: Bool[Array, "batch steps"], num_units: int
+  quantized: QuantizedSteps, valid: Bool[Array, "batch steps"], num_units: int
 ) -> Float[Array, ""]:
   """Returns a value whose gradient at each used entry is the entry minus the mean of its steps."""
   uses = (jax.nn.one_hot(quantized.units, num_units) * valid[..., None]).sum((0, 1))

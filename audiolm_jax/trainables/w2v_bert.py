@@ -421,7 +421,7 @@ class SemanticTrainable(Trainable[TrainState]):
 
 
 class _Objectives(NamedTuple):
-  """The weighted sum of the contrastive and prediction losses, and the losses and accuracies."""
+  """The contrastive and prediction losses with their accuracies; `total` is their weighted sum."""
 
   total: Float[Array, ""]
   contrastive: Float[Array, ""]

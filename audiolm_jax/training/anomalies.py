@@ -50,7 +50,7 @@ def empty_share(batch: Batch, amounts: Mapping[str, float]) -> float:
 
   Returns:
     1 if there are amounts and all are 0; else 0 without "waveform"; else the share of silent clips
-    among the first clips.
+    among the first `_SAMPLED_ROWS` clips.
   """
   if amounts and not any(amounts.values()):
     return 1.0

@@ -25,7 +25,7 @@ class StepLimits:
   Attributes:
     memory_share: memory of arguments and temporaries as a share of a chip's memory.
     compile_seconds: compile time in seconds; 0 for no limit.
-    cycle_ratio: ratio of the estimated cycles to the estimated cycles on the first slice.
+    cycle_ratio: ratio of the estimated cycles to the estimate for the first of several slices.
   """
 
   memory_share: float = 0.8
@@ -47,7 +47,7 @@ class StepReport:
     compile_seconds: compile time on this machine in seconds.
     cycles: the compiler's estimate of the cycles of a step; only the ratio of two estimates is
       meaningful.
-    collectives: collective operations between chips, those with the largest arrays first.
+    collectives: collective operations between chips, in descending order of their largest array.
     largest_parameter: the largest array of the state.
     squares: arrays in memory with two axes of the sequence length, for sequences longer than 512:
       attention weights that are not computed in blocks.
@@ -85,7 +85,7 @@ class StepReport:
     """Returns a sentence for each limit that the step exceeds.
 
     Besides `limits`, these limits apply: `largest_operand` is at most as large as
-    `largest_parameter`, `squares` is empty, and `arguments` is at most that of `first`.
+    `largest_parameter`, `squares` is empty, and `arguments` is at most `first.arguments`.
 
     Args:
       limits: the limits.

@@ -98,7 +98,7 @@ class HloProgram:
     self._times = self._count(entry)
 
   def collectives(self) -> list[Collective]:
-    """Returns all collective operations between devices, those with the largest arrays first."""
+    """Returns all collective operations, in descending order of their largest array."""
     found = []
     for name, instruction, times in self._run():
       kind = instruction.kind.removesuffix("-start")
@@ -137,7 +137,7 @@ class HloProgram:
         yield name, instruction, times
 
   def _count(self, entry: str) -> Mapping[str, int]:
-    """Returns how often each computation is executed; stores those within fusions in `_fused`."""
+    """Returns how often each computation is executed; `_fused` becomes the names within fusions."""
     times: dict[str, int] = {}
     self._fused: set[str] = set()
     waiting = [(entry, 1, False)]

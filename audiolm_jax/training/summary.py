@@ -33,8 +33,8 @@ class Ending:
     batch_size: examples per step in all processes.
     parameters: number of parameters that inference needs.
     call_seconds: duration of this call in seconds.
-    run_seconds: duration of all calls in seconds; of an earlier call, the time until the last row
-      of training metrics that the run kept.
+    run_seconds: duration of all calls in seconds. An earlier call counts up to its last row of
+      training metrics that the run kept.
     compile_seconds: compile time of training steps in this call, in seconds.
     checkpoints: steps of the saved checkpoints.
     rollbacks: for each rollback, the step to which the run returned.
@@ -152,7 +152,7 @@ def _speed(training: Rows) -> str:
 
 
 def _table(title: str, rows: Rows) -> str:
-  """Returns a table with the first, last, lowest and highest value of each metric and the steps.
+  """Returns a table of the first, last, lowest and highest value of each metric, with steps.
 
   Returns "" if there are no metrics.
   """

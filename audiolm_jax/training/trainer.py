@@ -135,7 +135,7 @@ def train(
     CheckpointError: the checkpoints are damaged or have a different configuration, or the last
       checkpoint cannot be written.
     ConfigError: the model cannot start from `initial_params`, the mesh does not fit the devices or
-      the batch, or `config.products` is "auto" and the resumed run has not recorded its products.
+      the batch, or `config.products` is "auto" and the resumed run has not recorded its precision.
     DataError: the training data ended before the last step, or the held-out data have no full
       batch.
     LockError: another process trains in the same folder.
@@ -352,7 +352,7 @@ class _Run:
     return bool(self.eval_iterator) and (at_end or self.step % self.config.eval_period == 0)
 
   def _evaluation_is_missing(self) -> bool:
-    """Returns whether the run was saved at this step but ended before the evaluation."""
+    """Returns whether the evaluation at the current step is due but not in the log."""
     if self.step == 0 or not self._evaluation_is_due():
       return False
     return not agreed(self.log.has_evaluation(self.step))

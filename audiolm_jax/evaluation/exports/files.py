@@ -35,7 +35,7 @@ def names_of(ids: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def write_list(path: str, values: Mapping[str, str]) -> None:
-  """Writes lines of key and value, separated by a space."""
+  """Writes a text file with a line for each key and its value, separated by a space."""
   write_lines(path, [f"{key} {value}" for key, value in values.items()])
 
 

@@ -1,6 +1,6 @@
 """Exports log probabilities of sounds for ZeroSpeech 2021 (sWUGGY, sBLIMP) and SALMon.
 
-Source: the format of submissions to ZeroSpeech 2021, lines of name and score.
+Source: the submission format of ZeroSpeech 2021; each line has a name and a score.
 """
 
 import os
@@ -26,13 +26,13 @@ def export_likelihoods(
 ) -> JsonDict:
   """Writes the log probability of each sound under each stage that has likelihoods.
 
-  A line of `STAGE_mean.txt` or `STAGE_sum.txt` has the name of a sound, and the mean or the sum of
-  the log probabilities of its tokens in nats. The name is the path of the sound without suffix,
-  relative to the deepest folder that contains all sounds, with underscores instead of white space.
+  A line of `STAGE_sum.txt` has the name of a sound and the log probability of its tokens in nats.
+  `STAGE_mean.txt` has the mean log probability per token. The name is the path of the sound without
+  suffix, relative to the deepest folder that contains all sounds. White space becomes underscores.
 
   Args:
     bundle: bundle with the stages, and with the tokenizers that encode the sounds.
-    pairs: pairs of paths of sounds.
+    pairs: pairs of paths to sounds.
     read: function that returns the waveform of a path at the bundle's sample rate.
     output_dir: an existing folder.
 

@@ -1,6 +1,6 @@
 """Exports sounds for VERSA and Codec-SUPERB, with lists of files and configurations.
 
-Source: the documentation of VERSA (lists of the kind soundfile, configurations) and of Codec-SUPERB
+Source: the documentation of VERSA (`soundfile` lists, configurations) and of Codec-SUPERB
 (resynthesized files in the same structure as the recordings).
 """
 
@@ -42,7 +42,7 @@ class Recording:
 
   Attributes:
     path: path of the recording.
-    name: path of an exported file, relative to the folder of its kind and without suffix.
+    name: path of an exported sound without suffix, relative to a folder such as `continuation`.
     key: `name` with underscores instead of white space; identifies the recording in lists.
     text: the spoken words; None if unknown.
   """
@@ -78,17 +78,17 @@ def list_recordings(source: str, split: str | None = None) -> list[Recording]:
 def export_rendered(
   bundle: Bundle, recordings: Sequence[Recording], kind: str, render: Render, output_dir: str
 ) -> JsonDict:
-  """Writes the rendered sound of each recording, at the sample rate and length of the recording.
+  """Writes the output of `render` for each recording, at the recording's sample rate and length.
 
   Args:
-    bundle: the bundle at whose sample rate `render` works.
+    bundle: bundle whose sample rate `render` uses for input and output.
     recordings: the recordings.
-    kind: name of the folder of the sounds, of their list and of their configuration.
-    render: function that returns the sound to write for a recording.
+    kind: name of the folder with the sounds, and of the files with their list and configuration.
+    render: function that receives a recording's waveform and index, and returns the sound to write.
     output_dir: an existing folder.
 
   Returns:
-    The numbers of recordings and of texts.
+    The number of recordings, and the number of recordings with a text.
   """
   made: dict[str, str] = {}
   for index, recording in enumerate(recordings):
@@ -121,7 +121,7 @@ def export_continuations(
 ) -> JsonDict:
   """Writes continuations, their prompts, and the real continuations of the same length.
 
-  Skips recordings that are shorter than prompt and continuation, or have a silent prompt.
+  Skips recordings that are shorter than prompt and continuation together, or have a silent prompt.
 
   Args:
     bundle: the bundle that continues the prompts.

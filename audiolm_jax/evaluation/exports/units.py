@@ -42,8 +42,8 @@ def export_units(
     output_dir: an existing folder.
 
   Returns:
-    The frames per second of the units and of each folder of features, which fastabx needs, and the
-    numbers of exported and of omitted items.
+    The frame rate of the units, the frame rate of each folder of features, and the numbers of
+    exported and of omitted items. fastabx needs the frame rates.
 
   Raises:
     DataError: an item ends more than two frames after the end of its file, or no item has a frame.
@@ -77,9 +77,9 @@ def export_units(
 
 
 def _frames(item: PhoneItem, frame_rate: float) -> range:
-  """Returns the indices of the frames of an item, as fastabx computes them.
+  """Returns the frame indices of an item, as fastabx computes them.
 
-  They are the frames whose centres are in the closed interval from onset to offset.
+  The centres of these frames are in the closed interval from onset to offset.
   """
   onset, offset, rate, half = (
     Decimal(_number(x)) for x in (item.onset, item.offset, frame_rate, 0.5)

@@ -1,8 +1,8 @@
 """Builds a listening test: a page, its sounds, and a key with the origin of each sound.
 
-The page works from disk and from any web host, and does not contain the key. The names of the
-sounds, their order and the choice of the real clips come from the random number generator of the
-operating system, because a seed could be guessed. Every sound has different dither noise: without
+The page works from disk and from any web host, and does not contain the key. The names and
+the order of the sounds, and the choice of the real clips, come from the operating system's random
+numbers, because a seed could be guessed. Every sound has different dither noise: without
 dither, the files of the hidden and of the open reference would be equal. There are three kinds of
 test:
 
@@ -10,7 +10,7 @@ test:
   real clips too, and each prompt is used once. Source: AudioLM, where 51.2 % of 1000 answers were
   right.
 - preference: which of two continuations of a prompt is better? Source: AudioLM, where 83.3 % of 150
-  answers preferred the piano music of the whole system to that of its acoustic stages alone.
+  answers preferred the piano music of the whole system to music by its acoustic stages alone.
 - mushra: how close to a recording are several versions of the recording? The versions include a
   hidden reference and a low-pass anchor. Source: ITU-R BS.1534-3.
 """
@@ -84,7 +84,7 @@ def write_test(
   key_path: str | os.PathLike[str] | None = None,
   facts: JsonDict | None = None,
 ) -> Path:
-  """Writes the page and its sounds into a folder, and the key outside of it.
+  """Writes the page and its sounds into a folder, and the key outside of the folder.
 
   Args:
     output_dir: folder of the page, which must be empty or not exist.
@@ -92,7 +92,7 @@ def write_test(
     trials: the questions.
     sample_rate: sample rate of the sounds in Hz.
     key_path: file of the key; None for `<output_dir>.key.json`, next to the folder.
-    facts: values to store in the key, such as bundles, seeds and versions.
+    facts: values to store in the key, such as bundles, seeds and versions; None for no values.
 
   Returns:
     The path of the key, which only its owner can read. Do not publish it.

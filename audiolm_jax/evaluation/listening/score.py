@@ -85,7 +85,7 @@ def read_answers(paths: Sequence[str | os.PathLike[str]], key: Json) -> list[Ans
 
   Raises:
     DataError: there are no files; or a file cannot be read, has no answers or an invalid answer, or
-      belongs to a test that is not the test of `key`.
+      belongs to another test than `key`.
   """
   found: dict[str, Answers] = {}
   for path in paths:
@@ -162,7 +162,8 @@ def answers_for_margin(margin: float = _MARGIN) -> int:
 def _shares(key: Json, answers: Sequence[Answers], kind: ListeningTestKind) -> Score:
   """Returns the result of a test whose answers are hits or misses.
 
-  A hit is a right answer, or in a preference test, an answer for the first system by name.
+  A hit is a right answer. In a preference test, a hit is an answer for the system whose name is
+  first in alphabetical order.
   """
   trials = key["trials"]
   if kind is ListeningTestKind.PREFERENCE:

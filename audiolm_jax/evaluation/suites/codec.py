@@ -1,4 +1,4 @@
-"""Measures reconstruction by a codec and by those of other projects, and codebook use."""
+"""Measures reconstruction by a bundle's codec and by other projects' codecs, and codebook use."""
 
 import dataclasses
 import itertools
@@ -138,15 +138,15 @@ def codec_suite(
 ) -> SuiteResult:
   """Measures reconstruction by number of levels, codes kept by re-encoding, and codebook use.
 
-  If the clips have several sources, some rows are repeated for each source: those of `measures`, of
-  the codes kept, and of the reconstruction by the coarse levels and by all levels.
+  If the clips have several sources, some rows are repeated for each source: the rows of
+  `measures`, of kept codes, and of reconstruction from the coarse levels and from all levels.
 
   Args:
     codec: the codec.
     clips: clips at the codec's sample rate.
     domain: kind of audio; SPEECH adds the metrics that are defined for speech only.
-    coarse_levels: number of coarse levels, whose reconstruction is compared with that of all
-      levels.
+    coarse_levels: number of coarse levels; reconstruction from these levels and from all levels is
+      compared.
     measures: networks that describe the clips decoded from all levels and from the coarse levels.
     recordings: descriptions of the original clips by `measures`.
 

@@ -70,8 +70,8 @@ def content_suite(
     items: phones with file, time and speaker.
     read: function that receives the name of an item's file and returns its waveform at the bundle's
       sample rate.
-    coarse_levels: number of coarse levels; the codes are measured with these and with all levels.
-    seed: seed of the choice of items and speakers, see `abx.abx`.
+    coarse_levels: number of coarse levels; codes of these levels and of all levels are measured.
+    seed: seed for the choice of items and speakers, see `abx.abx`.
   """
   inside: dict[str, list[tuple[PhoneItem, np.ndarray]]] = {}
   labelled: dict[str, tuple[list[int], list[str]]] = {}
@@ -106,7 +106,7 @@ def content_suite(
 
 
 class Features(NamedTuple):
-  """The vectors of the tokens of a recording.
+  """The vectors of a recording's tokens.
 
   Attributes:
     frames: one vector for each token or frame of codes.
@@ -122,13 +122,14 @@ def features_of(
 ) -> tuple[Int[np.ndarray, "steps"], dict[str, Features]]:
   """Returns the semantic tokens of a recording, and the vectors that ABX compares, by name.
 
-  The vector of a semantic token is its centroid. The vector of a frame of codes is the sum of the
-  codebook entries of these codes.
+  The vector of a semantic token is its centroid. The vector of a frame of codes is the sum of
+  their codebook entries.
 
   Args:
     bundle: bundle whose tokenizers encode the recording.
     waveform: samples at the bundle's sample rate.
-    coarse_levels: number of coarse levels; the result has vectors for these and for all levels.
+    coarse_levels: number of coarse levels; the result has vectors for these levels and for all
+      levels.
   """
   semantic, codec = bundle.semantic, bundle.codec
   tokens = np.asarray(semantic.tokenize_long(waveform))

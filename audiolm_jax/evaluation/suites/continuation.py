@@ -89,7 +89,7 @@ _PITCH_RANGE = {Domain.SPEECH: (65.0, 450.0), Domain.MUSIC: (50.0, 1200.0)}  # H
 
 
 def run(bundle: Bundle, options: Options) -> SuiteResult:
-  """Continues held-out prompts; the page contains the first ten continuations."""
+  """Continues held-out prompts; the report page contains the first ten continuations."""
   model = None
   if options.domain is Domain.SPEECH:
     train = load_pieces(
@@ -162,13 +162,13 @@ def continuation_suite(
     tokenize: function that returns the semantic tokens of a waveform, for loops and copies.
     continue_prompt: function that continues a prompt.
     clips: clips to continue; clips that are at most 1 s longer than the prompt are ignored.
-    domain: kind of audio, which determines the range of pitch.
+    domain: kind of audio, which determines the pitch range to search.
     prompt_seconds: length of a prompt in seconds.
     speaker_model: speaker encoder, for the rows of the voice; None to omit these rows.
     measures: networks, for the rows of words, quality, and voice by GE2E.
     checks: dictionary and second recognizer, for the rows that show whether the speech has words.
       These rows also need a recognizer in `measures`.
-    shuffle: function that samples audio from shuffled semantic tokens, the baseline of the rows of
+    shuffle: function that samples audio from shuffled semantic tokens, the baseline for the rows of
       words; None for no baseline.
     draw: function that samples several continuations of a prompt, for the rows of diversity; None
       to omit these rows.
@@ -241,7 +241,7 @@ def codec_speaker_model(codec: Codec, clips: Sequence[EvalClip]) -> SpeakerModel
 def _speed_row(results: Sequence[generation.TimedContinuation], rate: int) -> Row:
   """Returns the speed of sampling.
 
-  The first two continuations include compiling and are ignored, unless there are no others.
+  The first two continuations include compiling and are ignored if there are further continuations.
   """
   speeds = [len(r.waveform) / rate / r.seconds_taken for r in results[2:] or results]
   return row_of(SPEED, speeds, floor=1.0, aim=3.0)
@@ -253,10 +253,10 @@ def _speech_rows(
   parts: Mapping[str, Sequence[np.ndarray]],
   described: Mapping[str, Sequence[speech.Description]],
 ) -> list[Row]:
-  """Returns rows of the quality of speech, and of the clarity and the pace of its words.
+  """Returns rows of speech quality, and of the clarity and the pace of the words.
 
-  A continuation has no reference text, so its words are compared with those recognized after
-  another pass through the codec. Clear words do not change, but words that a recognizer guesses
+  A continuation has no reference text, so its words are compared with the words recognized
+  after another pass through the codec. Clear words do not change. Words that a recognizer guesses
   in speech without words change.
   """
   rate = codec.spec.sample_rate
@@ -288,7 +288,7 @@ def _copy_rows(
   training: Sequence[TokenClip],
   cut: int,
 ) -> list[Row]:
-  """Returns the share of one-second stretches of tokens that occur in the prompt or training set.
+  """Returns the share of one-second token stretches found in the prompt or the training clips.
 
   Repeats of semantic tokens are collapsed before the comparison. A stretch of semantic tokens has
   as many tokens as a second of the recordings has on average.
@@ -340,7 +340,7 @@ def _distance_rows(
   rate: int,
   seed: int,
 ) -> list[Row]:
-  """Returns the Fréchet distance of sampled and real continuations, and two reference distances."""
+  """Returns Fréchet distances of sampled to real continuations, and two reference distances."""
   pairs = [(m[: len(r)], r) for m, r in zip(made, real, strict=True)]
   of_made, of_real = ([frechet.embed(p, rate) for p in side] for side in zip(*pairs, strict=True))
   of_recorded = [frechet.embed(part, rate) for part in recorded]
@@ -403,20 +403,21 @@ def _voice_rows(
   cut: int,
   seed: int,
 ) -> tuple[list[Row], JsonDict]:
-  """Identifies the speaker of each continuation among its true speaker and up to nine others.
+  """Identifies the speaker of each continuation among the true and up to nine other speakers.
 
   The real speech after the prompt is cut into two halves. The second half enrols the speaker. The
   first half shows how well the encoder identifies real speech.
 
   Args:
     encoder: the speaker encoder.
-    metrics: metric of the share of found speakers, and metric of the cosine with the prompt.
+    metrics: metric for the share of correctly identified speakers, and metric for the cosine with
+      the prompt.
     clips: the clips; clips without a speaker or with less than 4 s after the prompt are ignored.
     through: the clips, encoded and decoded by the codec.
     made: the continuations.
     rate: sample rate in Hz.
     cut: length of a prompt in samples.
-    seed: seed of the choice of candidates.
+    seed: seed for the choice of candidates.
 
   Raises:
     DataError: fewer than two speakers have a clip that is long enough.

@@ -77,7 +77,7 @@ def measure_command(command: Sequence[str], environment: Mapping[str, str]) -> C
 
   Args:
     command: program and arguments.
-    environment: environment variables to add to those of this process.
+    environment: variables to add to the environment of this process.
 
   Raises:
     UserError: the command fails; the message has the last line of its output.
@@ -111,7 +111,7 @@ def cost_suite(
   duration: float,
   hours: float = 1.0,
 ) -> SuiteResult:
-  """Measures `sample` with an empty and a filled compilation cache, and `encode` of a long file.
+  """Measures `sample` with an empty and a filled compilation cache, and `encode` with a long file.
 
   Args:
     bundle: name or folder of the bundle.

@@ -77,15 +77,16 @@ def detection_suite(
   """Measures accuracy, equal error rate and ROC on pieces of 1 s.
 
   Accuracy is also measured on pieces of other lengths, after degradations and with the watermark.
-  Other rows have the share of correct pieces among recordings without the codec and among samples
-  of other bundles. Intervals are over prompts: the pieces of a prompt are resampled together.
+  Other rows have the share of correct verdicts on recordings without the codec, and on samples of
+  other bundles. Intervals are over prompts: the pieces of a prompt are resampled together.
 
   Args:
     detector: the detector.
     pairs: real and synthetic continuations, by speakers that the detector was not trained on.
     sample_rate: sample rate of the detector and of all continuations in Hz.
-    other: continuations of the same prompts by other bundles, by the name of the bundle.
-    marked: continuations of the same prompts with the watermark of the bundle.
+    other: continuations of these prompts by other bundles, by bundle name; None for no other
+      bundles.
+    marked: continuations of these prompts with the watermark of the bundle.
 
   Raises:
     DataError: no continuation has a length of 1 s or more.
@@ -126,7 +127,7 @@ def detection_suite(
 def _both(
   pairs: Sequence[Pair], seconds: float, sample_rate: int
 ) -> tuple[list[list[np.ndarray]], list[list[np.ndarray]]]:
-  """Returns the pieces of the real and of the synthetic class, by prompt."""
+  """Returns the real and the synthetic pieces of `seconds` length, grouped by prompt."""
   return (
     [_cut([pair.codec], seconds, sample_rate) for pair in pairs],
     [_cut(pair.continuations, seconds, sample_rate) for pair in pairs],

@@ -60,7 +60,7 @@ def likelihood_suite(
   """Measures how often the good sound of a pair has the higher likelihood; ties count half.
 
   Likelihoods are compared with and without division by the number of tokens. Pairs with equal ids,
-  such as those of several voices, count as one observation. Sounds longer than a stage's crop are
+  such as pairs in several voices, count as one observation. Sounds longer than a stage's crop are
   scored crop by crop.
 
   Args:

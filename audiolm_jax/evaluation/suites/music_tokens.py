@@ -35,8 +35,8 @@ def music_tokens_suite(
 ) -> SuiteResult:
   """Measures how much of chroma, onset strength and pitch height the semantic tokens explain.
 
-  For comparison, the same is measured for clusters of constant-Q frames. The number of clusters is
-  the size of the semantic vocabulary.
+  For comparison, the suite also measures how much clusters of constant-Q frames explain. The number
+  of clusters is the size of the semantic vocabulary.
 
   Args:
     tokenize: function that returns the semantic tokens of a waveform.

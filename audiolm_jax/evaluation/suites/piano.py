@@ -1,7 +1,7 @@
 """Compares continuations of piano music with the real continuations: harmony, key, rhythm, notes.
 
-The real continuations of other recordings, compared with the same prompts, show the value of each
-metric by chance. An optional second bundle continues the same prompts with the same seeds. The
+Real continuations of other recordings, compared with the prompts, show the value of each metric by
+chance. An optional second bundle continues the same prompts with the same seeds. The
 second bundle should equal the first, but have a coarse stage that reads no semantic tokens.
 
 Source: AudioLM, the piano experiment: people preferred the whole system to its acoustic stages
@@ -78,14 +78,17 @@ def piano_suite(
   prompt_seconds: float = 4.0,
   seed: int = 0,
 ) -> SuiteResult:
-  """Compares sampled and real continuations, and those of other recordings, with the prompts.
+  """Compares sampled and real continuations with the prompts.
+
+  For comparison, real continuations of other recordings are compared with the prompts too.
 
   The codec encodes and decodes the real continuations too, so that its artefacts do not distinguish
-  them from the sampled ones.
+  real from sampled continuations.
 
   Args:
     codec: the bundle's codec.
-    continuers: functions that continue a prompt, by kind. The first is compared with the second.
+    continuers: functions that continue a prompt, by kind of continuation. If there are several, the
+      continuations by the first two functions are compared.
     clips: clips that are at least as long as prompt and continuation.
     prompt_seconds: length of a prompt in seconds.
     seed: seed of sampling.
@@ -162,8 +165,9 @@ def _comparison_rows(
 ) -> list[Row]:
   """Returns rows that compare the continuations of the kinds `one` and `other`.
 
-  The rows of `AGREEMENT` have the agreement of `one` with the prompt minus that of `other`. The
-  rows of `NEARER` have the share of prompts for which `one` is nearer to the real continuation.
+  The rows of `AGREEMENT` have the agreement of `one` with the prompt minus the agreement of
+  `other`. The rows of `NEARER` have the share of prompts for which `one` is nearer to the real
+  continuation.
   """
   rows = []
   for metric in AGREEMENT:

@@ -107,7 +107,7 @@ def _error_rows(
   described: Mapping[str, Sequence[speech.Description]],
   processed: Mapping[str, Sequence[speech.Description]],
 ) -> list[Row]:
-  """Returns error rates against the texts, else against the words recognized in the originals."""
+  """Returns error rates against the texts; without texts, against the words of the originals."""
   references, words, characters = texts, speech.WORD_ERRORS, CHARACTER_ERRORS
   if not any(texts):
     references = [one.words for one in described["original"]]

@@ -34,7 +34,7 @@ def run(bundle: Bundle, options: Options) -> SuiteResult:
 def semantic_suite(
   tokenize: Tokenize, probes: Sequence[EvalClip], num_clusters: int
 ) -> SuiteResult:
-  """Compares token distances between clips of one sentence with those between clips of one voice.
+  """Compares token distances within one sentence with token distances within one voice.
 
   Args:
     tokenize: function that returns the semantic tokens of a waveform.
@@ -43,8 +43,7 @@ def semantic_suite(
     num_clusters: size of the semantic vocabulary.
 
   Raises:
-    DataError: no clip has both the same sentence by another voice and another sentence by the same
-      voice.
+    DataError: the probes have no triple; see `TripleReport` in `evaluation.tokens`.
   """
   readings = [
     Reading(clip.sentence, clip.speaker, tokenize(clip.waveform))

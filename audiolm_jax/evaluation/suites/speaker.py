@@ -32,7 +32,7 @@ _PAPER = {"codec": 1.0, "resynthesis": 0.032, "continuation": 0.926}
 
 
 def run(bundle: Bundle, options: Options) -> SuiteResult:
-  """Trains the classifier, and tests it on held-out halves of clips of different speakers."""
+  """Trains the classifier, and tests it on held-out halves of clips by different speakers."""
   rate = bundle.sample_rate
   waveforms, speakers, held_out = _halves(options, rate)
   classifier = fit_speaker_classifier(

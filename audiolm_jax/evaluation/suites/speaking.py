@@ -2,8 +2,8 @@
 
 Each text of a recording is spoken in the voice of another speaker. If there are clips without
 texts, the voices come from these clips. For comparison, the recording of the text is resynthesized
-in the same voice from its semantic tokens. The errors of the resynthesis are those of the acoustic
-stages alone.
+in the same voice from its semantic tokens. Only the acoustic stages cause the errors of the
+resynthesis.
 """
 
 import dataclasses
@@ -32,7 +32,7 @@ _WORDS_AT_END = 1
 
 
 class Speakers(NamedTuple):
-  """Two functions that generate speech in a voice; the last arguments are the voice and a seed.
+  """Two functions that generate speech; the last two arguments of both are a voice and a seed.
 
   Attributes:
     speak: function that receives a text and returns its speech.
@@ -93,9 +93,9 @@ def speaking_suite(
   Args:
     speakers: functions that speak a text and resynthesize a recording.
     clips: clips with texts.
-    voices: clips that provide the voices. A text is spoken in a voice that is not by the speaker of
-      its recording; a text without such a voice is ignored.
-    cut: number of samples at the beginning of a clip in `voices` that are used as the voice.
+    voices: clips that provide the voices. A text is spoken in a voice by another speaker than its
+      recording; a text without such a voice is ignored.
+    cut: length of a voice in samples; the voice is the beginning of a clip in `voices`.
     sample_rate: sample rate of all waveforms in Hz.
     measures: the available networks.
     seed: seed of sampling.

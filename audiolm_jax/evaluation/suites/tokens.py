@@ -83,7 +83,7 @@ def encode_clip(
     waveform: samples of any length at the bundle's sample rate.
     name: id of the clip.
     split: split of the clip.
-    speaker: speaker of the clip, or None.
+    speaker: speaker of the clip; None if unknown.
   """
   streams = {
     SEMANTIC: np.asarray(bundle.semantic.tokenize_long(waveform)),

@@ -71,13 +71,15 @@ def voice_suite(
   measures: speech.SpeechMeasures,
   seed: int = 0,
 ) -> SuiteResult:
-  """Measures the words against those recognized in the recordings, the quality and the voice.
+  """Measures the words, the quality and the voice of resynthesized clips.
+
+  The words recognized in the recordings are the reference.
 
   Args:
     codec: the bundle's codec.
     resynthesize: function that resynthesizes the content of a recording in a voice.
     clips: clips that are longer than the voice, at the codec's sample rate.
-    cut: number of samples at the beginning of a clip that are the voice.
+    cut: length of a voice in samples; the voice is the beginning of a clip.
     measures: the available networks.
     seed: seed of sampling.
   """
@@ -143,7 +145,7 @@ def _transfer_rows(
   recordings: Sequence[speech.Description],
   pairs: Sequence[tuple[int, int]],
 ) -> list[Row]:
-  """Returns how often the voice of a result is nearer to the given voice than to the content's.
+  """Returns how often a result's voice is nearer to the given voice than to the content's voice.
 
   Args:
     found: descriptions of the resynthesized clips.

@@ -57,7 +57,7 @@ class Continuations(NamedTuple):
     marked: continuations with the watermark.
     unmarked: continuations without the watermark.
     marked_seconds: wall time of sampling `marked` in seconds, without the first of several batches.
-    unmarked_seconds: wall time of sampling `unmarked`, measured in the same way.
+    unmarked_seconds: wall time of sampling `unmarked`, measured like `marked_seconds`.
   """
 
   marked: Sounds
@@ -215,7 +215,7 @@ def _payload_rows(
   carriers: Sequence[Carrier],
   of_channels: Mapping[str, Channel],
 ) -> list[Row]:
-  """Returns the share of payloads of each length that are read exactly after each channel."""
+  """Returns, for each payload length and channel, the share of payloads that are read exactly."""
   rows, key = [], watermark.key[None]
   for size in sorted({len(carrier.payload) for carrier in carriers}):
     of_size = [carrier for carrier in carriers if len(carrier.payload) == size]
@@ -313,7 +313,7 @@ def _findings(
 def _seconds_needed(
   watermark: Watermark, key: UInt32[np.ndarray, "1 4"], codes: np.ndarray, codec: Codec
 ) -> float:
-  """Returns the length of the shortest beginning of a clip with p < 1e-6, in whole seconds.
+  """Returns how many whole seconds of a clip's beginning are needed for p < 1e-6.
 
   Returns infinity if no beginning has such a p-value.
   """
