@@ -53,7 +53,7 @@ class Bundle:
       are collapsed; None if it was not measured.
     temperatures: default temperatures by stage, for stages whose default is not the paper's.
     detector: distinguishes the bundle's samples from recordings; None if no detector was trained.
-    watermark: the settings and communities of the watermark; None if the bundle has no watermark.
+    watermark: the watermark of the sampled codes; None if the bundle has no watermark.
     description: description of the bundle, one sentence.
     metadata: training data, licence and metrics; they do not affect encoding and sampling.
     model_card: the text of MODEL_CARD.md; "" if the file does not exist.

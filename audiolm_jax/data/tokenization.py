@@ -260,7 +260,7 @@ def tokenize_shard(
   """Returns the tokens of all clips in a shard.
 
   Batches do not change the tokens of a clip, except if rounding errors decide between two equally
-  near codes. The memory contains about five minutes of audio (or `num_workers` longer clips), plus
+  near codes. The memory contains about five minutes of audio, or `num_workers` clips if they are longer, and
   `num_workers` clips that are read in advance.
 
   Args:

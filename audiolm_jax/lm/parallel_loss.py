@@ -86,7 +86,7 @@ def parallel_loss(
   key: Key[Array, ""] | None = None,
   z_loss: float = 0.0,
 ) -> tuple[Float[Array, ""], Metrics]:
-  """Returns the cross-entropy of hidden codes, as a weighted mean over levels.
+  """Returns the cross-entropy of masked codes, as a weighted mean over levels.
 
   For geometry heads, the loss also contains the squared error of the point that
   `ParallelModel.predicted_point` returns. The output layer of a level reads all codes of coarser

@@ -307,7 +307,7 @@ class Cascade:
   def _pieces(
     self, tracks: Mapping[str, Track], call: Call
   ) -> Generator[Tokens, None, CascadeResult]:
-    """Yields the prompt, then the new tokens of the only row, requested frame by frame."""
+    """Yields the prompt, then the new tokens; the cascade has one row."""
     last = tracks[self.made.key]
     prompt = last.prompts[0] if isinstance(last, Targets) else last.rows[0]
     sent = len(prompt)

@@ -256,7 +256,7 @@ class ParallelDecoder:
   def _inputs(
     self, semantic: Int[np.ndarray, "rows frames"], level: int, options: SamplingOptions
   ) -> Int[np.ndarray, "inputs frames"]:
-    """Returns the semantic tokens of the input rows; guidance adds rows without semantic tokens."""
+    """Returns the semantic tokens of the rows; guidance adds as many rows of `UNKNOWN`."""
     if not self._is_guided(level, options):
       return semantic
     return np.concatenate([semantic, np.full_like(semantic, UNKNOWN)])

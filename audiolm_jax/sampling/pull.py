@@ -199,7 +199,7 @@ class Targets(Track):
     spec: spec of the stage.
     call: the call of the cascade.
     reads: the tracks that the stage reads, by key.
-    prompts: first tokens of each row in the stage's stream, at all known levels.
+    prompts: first tokens of each row, in the stream that the stage writes.
   """
 
   def __init__(

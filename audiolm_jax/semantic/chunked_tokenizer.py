@@ -105,7 +105,7 @@ class ChunkedTokenizer(abc.ABC):
   def tokenize_long(
     self, waveform: Float[np.ndarray, "samples"] | Sliced
   ) -> Int[np.ndarray, "steps"]:
-    """Returns the ids of one clip, which can be read in slices; `tokenize` returns equal ids."""
+    """Returns the ids of one clip, the same as `tokenize`; the clip can be read in slices."""
     return self._run(self.id_model, [waveform], 1)[0]
 
   def tokenize_clips(

@@ -168,7 +168,10 @@ class ContextBlock(nn.Module):
 def _neighbours(
   x: Float[Array, "batch frames dim"], count: int, distance: int
 ) -> list[Float[Array, "batch _frames dim"]]:
-  """Returns copies of `x`, shifted by -count to count times `distance` frames; pads with zeros."""
+  """Returns copies of `x`, padded with zeros and shifted by k * distance frames.
+
+  The integer k takes the values from -count to count.
+  """
   frames = x.shape[1]
   padded = jnp.pad(x, ((0, 0), (count * distance, count * distance), (0, 0)))
   starts = range(0, 2 * count * distance + 1, distance)
