@@ -260,8 +260,8 @@ def tokenize_shard(
   """Returns the tokens of all clips in a shard.
 
   Batches do not change the tokens of a clip, except if rounding errors decide between two equally
-  near codes. The memory contains about five minutes of audio, or `num_workers` clips if they are longer, and
-  `num_workers` clips that are read in advance.
+  near codes. The memory contains about five minutes of audio, or `num_workers` clips if they are
+  longer, and `num_workers` clips that are read in advance.
 
   Args:
     tokenizers: see `tokenize_corpus`.
