@@ -15,7 +15,8 @@ names the training run of the first round, whose encoder computes the features.
 
 Without --canonical_speaker, every frame gets the cluster of its own features, which --encoder_dir
 or --bundle computes. No texts are needed, and all clips get labels. The last round of
-launch/train_bundle.sh uses many such clusters (--num_labels=1024).
+launch/train_bundle.sh uses many such clusters (--num_labels=1024), and gives the copies that
+make_decoded_copies.py wrote the labels of their recordings (--labels_of_source).
 """
 
 from collections.abc import Sequence
@@ -48,6 +49,11 @@ flags.DEFINE_string(
 flags.DEFINE_string("output", None, "The .npz file to write.")
 flags.DEFINE_string("encoder_dir", None, "MODEL_DIR of an earlier round; cepstra by default.")
 flags.DEFINE_string("bundle", None, "Bundle with a unit encoder, instead of --encoder_dir.")
+flags.DEFINE_bool(
+  "labels_of_source",
+  False,
+  "Without --canonical_speaker: a clip with source_path gets the labels of its source recording.",
+)
 flags.DEFINE_integer("num_labels", 200, "Number of clusters.", 2)
 flags.DEFINE_integer("seed", 0, "Seed of the clustering.")
 flags.DEFINE_float("kept_share", 0.9, "Share of the aligned clips that get labels.", 0.01, 1.0)
@@ -66,6 +72,8 @@ def main(argv: Sequence[str]) -> None:
   compilation_cache.enable()
   clips, features = list_clips(FLAGS.audio_dir), _features()
   if FLAGS.canonical_speaker:
+    if FLAGS.labels_of_source:
+      raise ConfigError("give either --canonical_speaker or --labels_of_source")
     labels, report = label_clips(
       clips,
       FLAGS.canonical_speaker,
@@ -77,7 +85,13 @@ def main(argv: Sequence[str]) -> None:
     )
     print(report)
   else:
-    labels = cluster_clips(clips, features, num_labels=FLAGS.num_labels, seed=FLAGS.seed)
+    labels = cluster_clips(
+      clips,
+      features,
+      num_labels=FLAGS.num_labels,
+      seed=FLAGS.seed,
+      of_source=FLAGS.labels_of_source,
+    )
   save_frame_labels(FLAGS.output, labels)
   print(f"wrote {FLAGS.output}")
 

@@ -44,7 +44,7 @@
 # Options change the steps:
 #   small                parallel_stage in place of coarse_stage and fine_stage
 #   --canonical_speaker  labels units labels_2 units_2 labels_3 units_3 kmeans_3 tokenizers_3
-#                        labels_4 units_4 in place of semantic
+#                        copies_4 labels_4 units_4 in place of semantic
 #   --semantic_audio     semantic_tokens before semantic_stage
 #   --acoustic_only      acoustic_only in place of semantic_stage and coarse_stage;
 #                        acoustic_only_bundle in place of bundle
@@ -252,7 +252,7 @@ fi
 [[ -z $pairs || -f $audio ]] ||
   fail "--pairs needs a .jsonl manifest with source_path as AUDIO_DIR, not the folder $audio"
 step_names=(codec semantic labels units labels_2 units_2 labels_3 units_3 kmeans_3 tokenizers_3
-  labels_4 units_4 kmeans tokenizers tokens semantic_tokens semantic_stage coarse_stage
+  copies_4 labels_4 units_4 kmeans tokenizers tokens semantic_tokens semantic_stage coarse_stage
   acoustic_only fine_stage parallel_stage text_stage speech_stage bundle acoustic_only_bundle
   text_bundle pairs_bundle text_pairs_bundle)
 for override in ${overrides[@]+"${overrides[@]}"}; do
@@ -365,14 +365,18 @@ make_tokenizers() {
 }
 
 # refine_units SUFFIX BUNDLE: trains the unit encoder of a bundle on many clusters of its own features
-# and on the characters of the texts. Sets $encoder to the folder of the encoder.
+# and on the characters of the texts, with recordings and with copies that the codec of the bundle
+# decoded. Sets $encoder to the folder of the encoder.
 refine_units() {
+  local copies=$work/copies$1
+  step "copies$1" "decodes copies of half of the training clips" "copies of half of the training clips" \
+    "$python" launch/make_decoded_copies.py --bundle="$2" --manifest="$audio" --output_dir="$copies"
   step "labels$1" "labels the frames by clusters of their features" "a perplexity above 700" \
-    "$python" launch/make_unit_labels.py --audio_dir="$audio" --bundle="$2" --num_labels=1024 \
-    --output="$work/labels$1.npz"
+    "$python" launch/make_unit_labels.py --audio_dir="$copies/manifest.jsonl" --bundle="$2" \
+    --labels_of_source --num_labels=1024 --output="$work/labels$1.npz"
   train "units$1" "trains the unit encoder on sounds and characters" "$refined_units_band" \
     "refined_units_$size" --gin_file=gin_configs/runs/labelled_frames_in_memory.gin \
-    --gin.AUDIO_DIR="'$audio'" --gin.FRAME_LABELS="'$work/labels$1.npz'" \
+    --gin.AUDIO_DIR="'$copies/manifest.jsonl'" --gin.FRAME_LABELS="'$work/labels$1.npz'" \
     --gin.INITIAL_BUNDLE="'$2'" --gin.NUM_UNITS="$num_clusters"
   encoder=$work/units$1
 }

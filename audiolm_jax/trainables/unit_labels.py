@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from audiolm_jax.core.errors import DataError
 from audiolm_jax.core.modules import Params
 from audiolm_jax.data.frame_labels import FrameLabels
-from audiolm_jax.data.manifest import AudioClip, read_clip
+from audiolm_jax.data.manifest import AudioClip, read_clip, source_of
 from audiolm_jax.semantic.features import LogMelConfig, log_mel
 from audiolm_jax.semantic.kmeans import KMeans, fit_kmeans
 from audiolm_jax.semantic.unit_encoder import UnitEncoderConfig, UnitTokenizer
@@ -222,6 +222,7 @@ def cluster_clips(
   *,
   num_labels: int = 1024,
   seed: int = 0,
+  of_source: bool = False,
   log: Callable[[str], None] = print,
 ) -> FrameLabels:
   """Labels every frame of a corpus with the cluster of its own features, without any texts.
@@ -233,10 +234,13 @@ def cluster_clips(
     features: see `FrameFeatures`; features of a trained encoder depend little on the voice.
     num_labels: number of clusters.
     seed: seed of the clustering and of the choice of clips.
+    of_source: whether a clip with a source recording gets the labels of this recording, of which it
+      is a copy of equal length.
     log: receives lines of progress.
 
   Raises:
-    DataError: the corpus has no `train` clips or fewer frames than clusters.
+    DataError: the corpus has no `train` clips or fewer frames than clusters; with `of_source`, a
+      clip and its source recording have different lengths.
 
   Source: Hsu et al., HuBERT (arXiv 2106.07447), section II-B, for labels from an earlier encoder.
   """
@@ -246,7 +250,16 @@ def cluster_clips(
     raise DataError("the corpus has no clips of the split 'train', whose frames are clustered")
 
   def of(clip: AudioClip) -> Features:
-    return features.clustered(features.of(read_clip(clip, rate)))
+    waveform = read_clip(clip, rate)
+    if of_source and (source := source_of(clip)) is not None:
+      original = read_clip(source, rate)
+      if len(original) != len(waveform):
+        raise DataError(
+          f"{clip.id} has {len(waveform)} samples and its source recording {len(original)}; give a "
+          "corpus of copies that are as long as their sources"
+        )
+      waveform = original
+    return features.clustered(features.of(waveform))
 
   def chosen() -> Iterator[Features]:
     missing = _MOST_FRAMES

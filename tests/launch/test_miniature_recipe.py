@@ -119,9 +119,9 @@ def test_a_manifest_with_texts_becomes_a_bundle_with_units_and_a_parallel_stage(
   (tmp_path / "clips.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
   options = ("--preset", "small", "--canonical_speaker", "ada")
   out = train_bundle(tmp_path, *small_overrides(), audio="clips.jsonl", options=options)
-  assert out.count("   took ") == 17
+  assert out.count("   took ") == 18
   assert "6 clips of the canonical voice" in out
-  assert train_bundle(tmp_path, audio="clips.jsonl", options=options).count("already done") == 17
+  assert train_bundle(tmp_path, audio="clips.jsonl", options=options).count("already done") == 18
 
   bundle = bundles.load_bundle(tmp_path / "bundle")
   assert list(bundle.stages) == ["semantic", "parallel"]

@@ -117,7 +117,7 @@ def test_a_canonical_speaker_selects_units_of_four_rounds(tmp_path):
   lines = done.stdout.splitlines()
   names = [line.split(":")[0].removeprefix("# ") for line in lines[::2]]
   units = ["labels", "units", "labels_2", "units_2", "labels_3", "units_3"]
-  units += ["kmeans_3", "tokenizers_3", "labels_4", "units_4"]
+  units += ["kmeans_3", "tokenizers_3", "copies_4", "labels_4", "units_4"]
   assert names == ["codec", *units, *STEPS[2:6], "parallel_stage", "bundle"]
   commands = dict(zip(names, lines[1::2], strict=True))
   work = tmp_path / "bundle.work"
@@ -127,7 +127,9 @@ def test_a_canonical_speaker_selects_units_of_four_rounds(tmp_path):
   assert "INITIAL_RUN" not in commands["units"]
   assert f"INITIAL_RUN=\\'{work}/units_2\\'" in commands["units_3"]
   assert f"--encoder_dir={work}/units_3 " in commands["kmeans_3"]
-  assert f"--bundle={work}/tokenizers_3 " in commands["labels_4"]
+  assert f"--bundle={work}/tokenizers_3 --manifest={manifest} " in commands["copies_4"]
+  assert f"--bundle={work}/tokenizers_3 --labels_of_source " in commands["labels_4"]
+  assert f"AUDIO_DIR=\\'{work}/copies_4/manifest.jsonl" in commands["units_4"]
   assert "--canonical_speaker" not in commands["labels_4"]
   assert f"INITIAL_BUNDLE=\\'{work}/tokenizers_3\\'" in commands["units_4"]
   assert "NUM_UNITS=512" in commands["units_4"]

@@ -1,5 +1,6 @@
 """Labels, encoder and clusters on sounds whose phones are known: bands of noise, in two voices."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -187,6 +188,19 @@ def test_an_encoder_learns_the_labels_and_its_clusters_are_phones(corpus, tmp_pa
   # Clusters of the features of each clip, without texts.
   own = cluster_clips(clips, encoder_features(encoder, params["encoder"]), num_labels=12)
   assert own.clips.keys() == phones.keys() and agreement(own, phones, "other") > 0.85
+
+  # A copy gets the labels of its source recording, which has the same length.
+  noisy = dataclasses.replace(clips[1], id="noisy", path=str(tmp_path / "noisy.wav"))
+  noisy = dataclasses.replace(noisy, source_path=clips[1].path)
+  waveform, rate = soundfile.read(clips[1].path)
+  noise = 0.1 * np.random.default_rng(0).standard_normal(len(waveform))
+  soundfile.write(noisy.path, waveform + noise, rate)
+  features = encoder_features(encoder, params["encoder"])
+  copied = cluster_clips([*clips, noisy], features, num_labels=12, of_source=True).clips
+  np.testing.assert_array_equal(copied["noisy"], copied[clips[1].id])
+  longer = dataclasses.replace(noisy, source_path=clips[2].path)
+  with pytest.raises(DataError, match=r"noisy has .* samples and its source recording"):
+    cluster_clips([longer, *clips], features, num_labels=12, of_source=True)
 
   run_cli(
     "fit_kmeans",
