@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import soundfile
 from absl import flags
 
 from audiolm_jax.bundles import Bundle, load_bundle
@@ -26,6 +25,7 @@ from audiolm_jax.core.command_line import run_cli
 from audiolm_jax.core.errors import UserError
 from audiolm_jax.data import synthetic_corpora
 from audiolm_jax.data.manifest import AudioClip, list_clips, read_clip
+from audiolm_jax.io import audio
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("bundle", None, "Name or folder of the bundle with the codec.")
@@ -80,9 +80,8 @@ def make_copies(
 
 def row_of(clip: AudioClip) -> dict[str, Any]:
   """Returns the row of a clip, without its source recording."""
-  fields = {name: getattr(clip, name) for name in ("split", "speaker", "seconds", "label", "text")}
-  path = {"path": str(Path(clip.path).absolute())}
-  return path | {name: value for name, value in fields.items() if value is not None}
+  fields = synthetic_corpora.given_fields(clip, "split", "speaker", "seconds", "label", "text")
+  return {"path": str(Path(clip.path).absolute()), **fields}
 
 
 def write_copy(bundle: Bundle, clip: AudioClip, levels: int | None, path: Path) -> None:
@@ -98,9 +97,7 @@ def write_copy(bundle: Bundle, clip: AudioClip, levels: int | None, path: Path) 
   codes = bundle.codec.encode_long(waveform)
   copy = bundle.decode(codes[:, :levels])[: len(waveform)]
   synthetic_corpora.make_folder(path.parent)
-  part = path.with_name(f"{path.name}.part")
-  soundfile.write(part, copy, bundle.sample_rate, format="FLAC", subtype="PCM_16")
-  part.replace(path)
+  audio.write_audio(path, copy, bundle.sample_rate)
 
 
 if __name__ == "__main__":

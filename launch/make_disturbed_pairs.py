@@ -189,11 +189,7 @@ def make_pair(folder: Path, clip: AudioClip, kind: str, settings: Settings) -> d
     "split": clip.split,
     "seconds": round(soundfile.info(target).duration, 3),
     "disturbance": disturbance,
-    **{
-      field: value
-      for field, value in (("speaker", clip.speaker), ("label", clip.label), ("text", clip.text))
-      if value is not None
-    },
+    **synthetic_corpora.given_fields(clip, "speaker", "label", "text"),
   }
 
 

@@ -3,9 +3,11 @@
 import json
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from audiolm_jax.core.configs import Json
 from audiolm_jax.core.errors import UserError
+from audiolm_jax.data.manifest import AudioClip
 from audiolm_jax.io.files import atomic_write, check_writable
 
 MANIFEST = "manifest.jsonl"
@@ -45,6 +47,11 @@ def write_manifest(folder: Path, rows: Iterable[Json]) -> None:
   """Writes the manifest of a corpus, one row per clip, atomically."""
   with atomic_write(folder / MANIFEST) as file:
     file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
+
+
+def given_fields(clip: AudioClip, *names: str) -> dict[str, Any]:
+  """Returns the named fields of a clip that are not None, for a row of a manifest."""
+  return {name: value for name in names if (value := getattr(clip, name)) is not None}
 
 
 def make_folder(folder: Path) -> None:

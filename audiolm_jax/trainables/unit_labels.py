@@ -249,22 +249,26 @@ def cluster_clips(
   if not train:
     raise DataError("the corpus has no clips of the split 'train', whose frames are clustered")
 
+  def original(clip: AudioClip) -> AudioClip:
+    """Returns the clip whose frames give the labels of `clip`."""
+    source = source_of(clip) if of_source else None
+    if source is None:
+      return clip
+    length, given = (len(read_clip(x, rate)) for x in (source, clip))
+    if length != given:
+      raise DataError(
+        f"{clip.id} has {given} samples and its source recording {length}; give a corpus of copies "
+        "that are as long as their sources"
+      )
+    return source
+
   def of(clip: AudioClip) -> Features:
-    waveform = read_clip(clip, rate)
-    if of_source and (source := source_of(clip)) is not None:
-      original = read_clip(source, rate)
-      if len(original) != len(waveform):
-        raise DataError(
-          f"{clip.id} has {len(waveform)} samples and its source recording {len(original)}; give a "
-          "corpus of copies that are as long as their sources"
-        )
-      waveform = original
-    return features.clustered(features.of(waveform))
+    return features.clustered(features.of(read_clip(clip, rate)))
 
   def chosen() -> Iterator[Features]:
     missing = _MOST_FRAMES
     for index in np.random.default_rng(seed).permutation(len(train)):
-      found = of(train[index])
+      found = of(original(train[index]))
       yield found
       missing -= len(found)
       if missing <= 0:
@@ -273,8 +277,12 @@ def cluster_clips(
   fitted = fit_kmeans(chosen(), num_labels, seed, max_frames=_MOST_FRAMES)
   log(f"clustered: {str(fitted.report).splitlines()[0]}")
   labels: dict[str, Int[np.ndarray, "_"]] = {}
+  by_path: dict[str, Int[np.ndarray, "_"]] = {}  # a recording and its copies are encoded once
   for number, clip in enumerate(clips):
-    labels[clip.id] = _labels(of(clip), fitted)
+    recording = original(clip)
+    if recording.path not in by_path:
+      by_path[recording.path] = _labels(of(recording), fitted)
+    labels[clip.id] = by_path[recording.path]
     if (number + 1) % 500 == 0:
       log(f"{number + 1} of {len(clips)} clips labelled")
   return FrameLabels(labels, num_labels, hop, rate)
