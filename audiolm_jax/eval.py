@@ -24,7 +24,7 @@ from importlib import metadata
 from typing import Any
 
 from audiolm_jax.core import compilation_cache
-from audiolm_jax.core.command_line import flags, run_cli
+from audiolm_jax.core.command_line import check_given, flags, run_cli
 from audiolm_jax.core.errors import UserError
 from audiolm_jax.evaluation.options import Domain, Options
 from audiolm_jax.evaluation.suite import Suite
@@ -82,9 +82,7 @@ def main(argv: Sequence[str]) -> None:
   if FLAGS.check:
     _check()
     return
-  for name in ("data", "output_dir"):
-    if not FLAGS[name].value:
-      raise UserError(f"--{name} is needed; see --help")
+  check_given(FLAGS, "data", "output_dir")
   options = _options()
   try:
     os.makedirs(options.output_dir, exist_ok=True)

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from audiolm_jax.core import compilation_cache
-from audiolm_jax.core.command_line import flags, run_cli, takes_arguments
+from audiolm_jax.core.command_line import check_given, flags, run_cli, takes_arguments
 from audiolm_jax.core.errors import DataError, UserError
 from audiolm_jax.io import audio
 
@@ -68,9 +68,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _build() -> None:
-  for name in ("prompts", "output_dir"):
-    if not FLAGS[name].value:
-      raise UserError(f"--{name} is needed; see --help")
+  check_given(FLAGS, "prompts", "output_dir")
   if (FLAGS.kind == "preference") != bool(FLAGS.other_bundle):
     raise UserError("--other_bundle and --kind preference need each other: it compares two bundles")
   compilation_cache.enable()

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from audiolm_jax.core import arguments, compilation_cache
-from audiolm_jax.core.command_line import flags, run_cli
+from audiolm_jax.core.command_line import check_given, flags, run_cli
 from audiolm_jax.core.errors import DataError, UserError
 from audiolm_jax.core.ranges import Range
 
@@ -66,9 +66,7 @@ flags.DEFINE_enum(
 def main(argv: Sequence[str]) -> None:
   """Computes the communities, prints how often codes keep their community, writes the bundle."""
   del argv
-  for name in ("bundle", "data", "output"):
-    if not FLAGS[name].value:
-      raise UserError(f"--{name} is needed; see --help")
+  check_given(FLAGS, "bundle", "data", "output")
   compilation_cache.enable()
   import dataclasses
 

@@ -21,8 +21,7 @@ from absl import flags
 
 from audiolm_jax.bundles import Bundle, load_bundle
 from audiolm_jax.core import compilation_cache
-from audiolm_jax.core.command_line import run_cli
-from audiolm_jax.core.errors import UserError
+from audiolm_jax.core.command_line import check_given, run_cli
 from audiolm_jax.data import synthetic_corpora
 from audiolm_jax.data.manifest import AudioClip, list_clips, read_clip
 from audiolm_jax.io import audio
@@ -42,9 +41,7 @@ DETERMINING = ("bundle", "manifest", "share", "seed")
 def main(argv: Sequence[str]) -> None:
   """Writes the missing copies and the manifest."""
   del argv
-  for name in ("bundle", "manifest", "output_dir"):
-    if not FLAGS[name].value:
-      raise UserError(f"--{name} is needed; see --help")
+  check_given(FLAGS, "bundle", "manifest", "output_dir")
   compilation_cache.enable()
   clips, folder = list_clips(FLAGS.manifest), Path(FLAGS.output_dir).absolute()
   synthetic_corpora.begin(folder, {name: FLAGS[name].value for name in DETERMINING})

@@ -30,7 +30,7 @@ import soundfile
 from absl import flags
 from jaxtyping import Float
 
-from audiolm_jax.core.command_line import run_cli
+from audiolm_jax.core.command_line import check_given, run_cli
 from audiolm_jax.core.errors import AudioError, UserError
 from audiolm_jax.data import disturbances, manifest, synthetic_corpora
 from audiolm_jax.data.manifest import AudioClip
@@ -77,9 +77,7 @@ class Settings(NamedTuple):
 def main(argv: Sequence[str]) -> None:
   """Creates or extends the pairs, and reports their number and hours."""
   del argv
-  for name in ("source", "output_dir"):
-    if not FLAGS[name].value:
-      raise UserError(f"--{name} is needed; see --help")
+  check_given(FLAGS, "source", "output_dir")
   kinds = kinds_of(FLAGS.kinds)
   if storage.is_url(FLAGS.source):
     raise UserError(f"--source={FLAGS.source} must be on this machine, because pairs link to it")

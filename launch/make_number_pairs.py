@@ -28,7 +28,7 @@ from typing import Any
 import soundfile
 from absl import flags
 
-from audiolm_jax.core.command_line import run_cli
+from audiolm_jax.core.command_line import check_given, run_cli
 from audiolm_jax.core.errors import UserError
 from audiolm_jax.data import manifest, speech_engines, spoken_values, synthetic_corpora
 from audiolm_jax.data.speech_engines import Engine, EngineVoice, SpeechError
@@ -76,9 +76,7 @@ class Pair:
 def main(argv: Sequence[str]) -> None:
   """Creates or extends the pairs, and reports their number and hours."""
   del argv
-  for name in ("output_dir", "english_voices", "spanish_voices"):
-    if not FLAGS[name].value:
-      raise UserError(f"--{name} is needed; see --help")
+  check_given(FLAGS, "output_dir", "english_voices", "spanish_voices")
   engines = dict(speech_engines.ENGINES) | dict(map(_engine_of_flag, FLAGS.engine_command))
   english, spanish, held_out = (
     speech_engines.parse_voices(FLAGS[name].value or [], engines)

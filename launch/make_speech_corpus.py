@@ -42,7 +42,7 @@ import soundfile
 from absl import flags
 from jaxtyping import Float
 
-from audiolm_jax.core.command_line import run_cli
+from audiolm_jax.core.command_line import check_given, run_cli
 from audiolm_jax.core.errors import UserError
 from audiolm_jax.data import speech_engines, synthetic_corpora
 from audiolm_jax.data.speech_engines import Engine, EngineVoice, SpeechError
@@ -117,9 +117,7 @@ class SpokenPassage:
 def main(argv: Sequence[str]) -> None:
   """Creates or extends the corpus, and reports its contents."""
   del argv
-  for name in ("text", "output_dir", "voices"):
-    if not FLAGS[name].value:
-      raise UserError(f"--{name} is needed; see --help")
+  check_given(FLAGS, "text", "output_dir", "voices")
   engines = dict(speech_engines.ENGINES) | dict(map(_engine_of_flag, FLAGS.engine_command))
   valid_voices = speech_engines.parse_voices(FLAGS.valid_voices, engines)
   named = speech_engines.parse_voices(FLAGS.voices, engines)

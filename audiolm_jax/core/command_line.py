@@ -28,7 +28,14 @@ except ModuleNotFoundError as error:  # usually because the wrong Python environ
 # The exit code of a program that the signal SIGPIPE ends.
 _BROKEN_PIPE = 141
 
-__all__ = ["exit_code", "flags", "reports_environment", "run_cli", "takes_arguments"]
+__all__ = [
+  "check_given",
+  "exit_code",
+  "flags",
+  "reports_environment",
+  "run_cli",
+  "takes_arguments",
+]
 
 Main = TypeVar("Main", bound=Callable[[Sequence[str]], int | None])
 
@@ -82,6 +89,17 @@ def run_cli(
   # JAX logs every accelerator that is absent, at a level that absl prints.
   logging.getLogger("jax._src.xla_bridge").setLevel(logging.WARNING)
   app.run(lambda argv: exit_code(main, argv), flags_parser=parse)
+
+
+def check_given(flag_values: flags.FlagValues, *names: str) -> None:
+  """Checks that these flags have values.
+
+  Raises:
+    UserError: a flag is None, empty or 0; the message names the first one.
+  """
+  for name in names:
+    if not flag_values[name].value:  # pyright: ignore[reportUnknownMemberType]: absl leaves out the type of the value
+      raise UserError(f"--{name} is needed; see --help")
 
 
 def exit_code(main: Callable[[Sequence[str]], int | None], argv: Sequence[str]) -> int:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from audiolm_jax.core.command_line import exit_code, takes_arguments
+from audiolm_jax.core.command_line import check_given, exit_code, flags, takes_arguments
+from audiolm_jax.core.errors import UserError
 
 REPO = Path(__file__).parents[2]
 
@@ -47,6 +48,16 @@ def test_a_package_that_main_cannot_import_is_reported(capsys):
 def test_a_missing_module_of_this_project_keeps_its_traceback():
   with pytest.raises(ModuleNotFoundError):
     importing("audiolm_jax.no_such_module")
+
+
+def test_the_first_flag_without_a_value_is_named():
+  values = flags.FlagValues()
+  for name in ("data", "output", "name"):
+    flags.DEFINE_string(name, None, "", flag_values=values)
+  values(["program", "--data=in", "--output="])
+  check_given(values, "data")
+  with pytest.raises(UserError, match="--output is needed"):
+    check_given(values, "data", "output", "name")
 
 
 def test_standard_input_as_a_file_is_refused_by_its_name(capsys):
