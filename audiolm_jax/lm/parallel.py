@@ -152,10 +152,6 @@ class ParallelConfig:
     kernel_size: kernel size of the depthwise convolution of each layer in frames; odd.
     heads: see `Heads`.
     latent_dim: dimension of the codebook vectors of the codec.
-    embedded_levels: number of coarsest levels with an embedding table and a linear output layer;
-      None for all levels. The other levels use only the codebooks of the codec, so they require
-      GEOMETRY heads and have few parameters. At these levels, all codes have equal probabilities
-      while a coarser code is unknown.
     level_weights: weight of each level in the loss, coarse to fine; the remaining levels have
       weight 1.
     point_weight: weight of the squared error of the latents that GEOMETRY heads predict.
@@ -167,7 +163,6 @@ class ParallelConfig:
   kernel_size: int = 5
   heads: Heads | str = Heads.GEOMETRY
   latent_dim: int = 64
-  embedded_levels: DepthOrNone | None = None
   level_weights: tuple[float, ...] = ()
   point_weight: float = 0.5
   masking: MaskingConfig = MaskingConfig()
@@ -180,15 +175,6 @@ class ParallelConfig:
       raise ConfigError("a parallel stage needs rotary positions and no frame embeddings")
     if self.kernel_size < 1 or self.kernel_size % 2 == 0:
       raise ConfigError(f"kernel_size {self.kernel_size} must be odd")
-    if self.embedded_levels is not None:
-      if self.heads is not Heads.GEOMETRY:
-        raise ConfigError("embedded_levels needs heads with the codec's geometry")
-      if self.embedded_levels < 1:
-        raise ConfigError(f"embedded_levels {self.embedded_levels} must be at least 1")
-
-  def num_embedded(self, levels: int) -> int:
-    """Returns how many of `levels` levels have an embedding table and a linear output layer."""
-    return levels if self.embedded_levels is None else min(self.embedded_levels, levels)
 
   def shape(self) -> "ParallelConfig":
     """Returns the configuration with fixed settings of the computation, training and sampling.
@@ -200,7 +186,6 @@ class ParallelConfig:
       kernel_size=self.kernel_size,
       heads=self.heads,
       latent_dim=self.latent_dim,
-      embedded_levels=self.embedded_levels,
     )
 
 
@@ -426,7 +411,7 @@ class ParallelSpec(StageSpec):
     later_keys = frames * (frames - 1) / 2
     body = c.forward_flops(frames) + 4.0 * c.num_layers * later_keys * c.num_heads * c.head_size
     convolution = 2.0 * c.num_layers * frames * config.kernel_size * c.dim
-    heads = float(config.num_embedded(levels) * c.dim * self.codebook_size)
+    heads = float(levels * c.dim * self.codebook_size)
     if config.heads is Heads.GEOMETRY:
       heads += levels * (c.dim * z + z * self.codebook_size)
       body += 2.0 * frames * c.dim * z

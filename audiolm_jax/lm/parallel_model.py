@@ -9,9 +9,8 @@
 Here, h is the output of the last layer, and c_k is the codebook vector of code k. W_q, beta_q, P
 and P_q are parameters. Up to a constant, the second term of the output is the log-likelihood of r
 under a Gaussian with mean c_k. This term is 0 if a coarser code is unknown, and for plain heads.
-Levels from `embedded_levels` on have only the second term and no code embeddings. All codebook
-vectors are divided by the standard deviation of the latents, so that the parameters do not depend
-on the scale of the codec.
+All codebook vectors are divided by the standard deviation of the latents, so that the parameters do
+not depend on the scale of the codec.
 """
 
 from typing import Any
@@ -64,14 +63,13 @@ class ParallelModel(nn.Module):
   def setup(self):
     c, config = self.config.transformer, self.config
     levels, size, dim = self.num_quantizers, self.codebook_size, c.dim
-    embedded = config.num_embedded(levels)
 
     def table(name, scale, shape, axes):
       normal = nn.initializers.normal(scale)
       return modules.param(self, name, normal, axes, shape, jnp.float32)
 
     self.code_embedding = table(
-      "code_embedding", 0.02, (embedded, size, dim), ("quantizers", "vocab", "embed")
+      "code_embedding", 0.02, (levels, size, dim), ("quantizers", "vocab", "embed")
     )
     self.mask_embedding = table("mask_embedding", 0.02, (levels, dim), ("quantizers", "embed"))
     self.semantic_embedding = table(
@@ -79,7 +77,7 @@ class ParallelModel(nn.Module):
     )
     self.no_semantic = table("no_semantic", 0.02, (1, dim), (None, "embed"))
     self.head = table(
-      "head", _HEAD_SCALE * dim**-0.5, (embedded, dim, size), ("quantizers", "embed", "vocab")
+      "head", _HEAD_SCALE * dim**-0.5, (levels, dim, size), ("quantizers", "embed", "vocab")
     )
     if config.heads is Heads.GEOMETRY:
       latent = config.latent_dim
@@ -133,9 +131,7 @@ class ParallelModel(nn.Module):
     x = jnp.where((semantic != UNKNOWN)[..., None], x, self.no_semantic[0].astype(c.dtype))
     for level in range(self.num_quantizers):
       of_level = codes[..., level]
-      known = jnp.zeros((), c.dtype)
-      if level < len(self.code_embedding):
-        known = self._rows(self.code_embedding[level], "vocab")[jnp.maximum(of_level, 0)]
+      known = self._rows(self.code_embedding[level], "vocab")[jnp.maximum(of_level, 0)]
       masked = self.mask_embedding[level].astype(c.dtype)
       x = x + jnp.where((of_level != UNKNOWN)[..., None], known, masked)
     if self.config.heads is Heads.GEOMETRY:
@@ -185,7 +181,7 @@ class ParallelModel(nn.Module):
         in the input of `hidden`.
       level: index of the level; it may be traced.
     """
-    logits = self._linear_logits(hidden, level)
+    logits = _float32_product(hidden, self.head[level])
     if self.config.heads is Heads.GEOMETRY:
       if isinstance(level, int):
         coarser, unknown = vectors[..., :level, :], codes[..., :level] == UNKNOWN
@@ -199,17 +195,6 @@ class ParallelModel(nn.Module):
       near = products.matmul(rest * beta, book.T) - beta / 2 * jnp.square(book).sum(-1)
       logits = logits + jnp.where(unknown.any(-1, keepdims=True), 0.0, near)
     return nn.with_logical_constraint(logits, ("batch", "length", "vocab"))
-
-  def _linear_logits(
-    self, hidden: Float[Array, "batch frames embed"], level: int | Int[Array, ""]
-  ) -> Float[Array, "batch frames size"]:
-    embedded = len(self.head)
-    if isinstance(level, int):
-      if level < embedded:
-        return _float32_product(hidden, self.head[level])
-      return jnp.zeros((*hidden.shape[:2], self.codebook_size), jnp.float32)
-    logits = _float32_product(hidden, self.head[jnp.minimum(level, embedded - 1)])
-    return jnp.where(level < embedded, logits, 0.0)
 
   def nearest_codes(
     self, point: Float[Array, "batch frames latent"]

@@ -13,7 +13,6 @@ from typing import Any
 PAGES = {
   "repository/speech.md": "audiolm_jax/bundles/speech/MODEL_CARD.md",
   "repository/piano_tiny.md": "audiolm_jax/bundles/piano_tiny/MODEL_CARD.md",
-  "repository/speech_small.md": "examples/speech_small/MODEL_CARD.md",
   "repository/launch.md": "launch/README.md",
   "repository/cost.md": "launch/cost.md",
   "repository/benchmarks.md": "benchmarks/README.md",

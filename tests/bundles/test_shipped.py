@@ -1,6 +1,5 @@
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from audiolm_jax.bundles import list_bundles, load_bundle
@@ -29,16 +28,6 @@ def test_a_shipped_bundle_lists_its_training_data(name):
   assert bundle.metadata["data"] and bundle.metadata["licence"]
   for heading in ("## Data", "## Measured", "## Limits"):
     assert heading in bundle.model_card
-
-
-def test_the_bundle_in_training_has_the_codes_of_speech():
-  bundle, shipped = load_bundle(EXAMPLES / "speech_small"), load_bundle("speech", stages=())
-  assert list(bundle.stages) == ["parallel"] and bundle.semantic.spec.num_clusters == 512
-  waveform, rate = audio.read_audio(EXAMPLES / "speech_man.flac")
-  found, expected = (b.encode(waveform[:rate], rate).codes for b in (bundle, shipped))
-  np.testing.assert_array_equal(found, expected)
-  assert bundle.metadata["data"] and bundle.metadata["licence"]
-  assert "## Measured" in bundle.model_card
 
 
 @pytest.mark.parametrize("example", ["speech_woman", "speech_man"])

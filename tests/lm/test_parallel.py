@@ -32,7 +32,6 @@ from audiolm_jax.lm.stages import paper_stages
 from tests.conftest import assert_bfloat16_products_hardly_turn, float32_products
 
 PLAIN = dataclasses.replace(CONFIG, heads="plain")
-ONE_EMBEDDED = dataclasses.replace(CONFIG, embedded_levels=1)
 
 
 @pytest.fixture(scope="module")
@@ -72,9 +71,7 @@ def test_each_frame_has_the_semantic_token_of_its_time():
     SPEC.example({"semantic": np.zeros(10, int), "codes": np.zeros((13, LEVELS), int)})
 
 
-@pytest.mark.parametrize(
-  "config", [CONFIG, PLAIN, ONE_EMBEDDED], ids=["geometry", "plain", "embedded"]
-)
+@pytest.mark.parametrize("config", [CONFIG, PLAIN], ids=["geometry", "plain"])
 def test_padding_does_not_change_the_logits(config):
   params, batch = parallel_params(config), parallel_batch(7)
   codes, semantic = batch["codes"], batch["semantic"]
@@ -121,26 +118,6 @@ def test_logits_are_those_of_a_gaussian_around_the_vectors(params):
   unknown[:, 4, 0] = UNKNOWN
   found = found_by("level_logits", hidden, found_by("vectors", unknown), unknown, 1)
   assert np.all(found[:, 4] == 0) and np.all(found[:, 5] != 0)
-
-
-def test_levels_without_embeddings_have_the_gaussian_alone():
-  params = parallel_params(ONE_EMBEDDED)
-  assert len(params["head"]) == len(params["code_embedding"]) == 1
-  batch = parallel_batch(12)
-  codes, semantic, valid = batch["codes"], batch["semantic"], batch["weights"] > 0
-  hidden = apply("hidden", ONE_EMBEDDED, params, codes, semantic, valid)
-  vectors = apply("vectors", ONE_EMBEDDED, params, codes)
-  # As if all levels had embeddings and heads of zeros.
-  space = ((0, LEVELS - 1), (0, 0), (0, 0))
-  padded = params | {name: np.pad(params[name], space) for name in ("head", "code_embedding")}
-  np.testing.assert_allclose(hidden, apply("hidden", CONFIG, padded, codes, semantic, valid))
-  for level in range(LEVELS):
-    found = apply("level_logits", ONE_EMBEDDED, params, hidden, vectors, codes, np.int32(level))
-    expected = logits_of(CONFIG, padded, codes, semantic, valid)[level]
-    np.testing.assert_allclose(found, expected, atol=1e-5)
-    np.testing.assert_allclose(
-      logits_of(ONE_EMBEDDED, params, codes, semantic, valid)[level], expected, atol=1e-5
-    )
 
 
 def test_the_nearest_codes_are_those_of_the_quantizer(params):
@@ -281,10 +258,6 @@ def test_the_base_model_has_the_stated_number_of_parameters():
 def test_configurations_that_do_not_fit_are_refused():
   with pytest.raises(ConfigError, match="rotary"):
     ParallelConfig(TransformerConfig())
-  with pytest.raises(ConfigError, match="embedded_levels needs heads"):
-    dataclasses.replace(PLAIN, embedded_levels=1)
-  with pytest.raises(ConfigError, match="embedded_levels 0 must be at least 1"):
-    dataclasses.replace(CONFIG, embedded_levels=0)
   with pytest.raises(ConfigError, match="passes has 4 numbers for 3 levels"):
     SPEC.check_config(
       dataclasses.replace(CONFIG, filling=dataclasses.replace(CONFIG.filling, passes=(4, 1, 1, 1)))
