@@ -26,6 +26,11 @@ If new tokenizers produce different tokens, export a new bundle without the stag
   python -m audiolm_jax.export_bundle --bundle speech --kmeans runs/kmeans --tokenizers_only \
     --output runs/tokenizers
 
+With --share NAME, parts that are equal to those of the shipped bundle NAME are not written again:
+
+  python -m audiolm_jax.export_bundle --bundle speech --token_store runs/tokens \
+    --stage_dir speech=runs/speech_stage --share speech --output bundles/cleaner --storage=int8
+
 At the end, add a detector of the bundle's samples with --detector_dir (see make_detection_corpus).
 The watermark of --bundle (see make_watermark) is kept.
 """
@@ -61,6 +66,7 @@ for _name, _text in {
   "description": "One sentence.",
   "metadata": "JSON file: training data, licence, metrics.",
   "model_card": "Markdown file that becomes MODEL_CARD.md.",
+  "share": "Name of a shipped bundle, from which loading reads parts that are equal to its parts.",
   "output": "The folder to write. An existing bundle is replaced.",
 }.items():
   flags.DEFINE_string(_name, None, _text, flag_values=FLAGS)
@@ -141,7 +147,10 @@ def main(argv: Sequence[str]) -> None:
   if bundle.stages:
     _ = bundle.cascade  # raises an error if the stages do not fit together
   folder = save_bundle(
-    bundle, FLAGS.output, storage=FLAGS.storage or ("float16" if FLAGS.float16 else "float32")
+    bundle,
+    FLAGS.output,
+    storage=FLAGS.storage or ("float16" if FLAGS.float16 else "float32"),
+    shared_with=FLAGS.share or "",
   )
   size = sum(p.stat().st_size for p in folder.iterdir()) / 1e6
   kinds = ["codec", "semantic", *(f"{name}_stage" for name in bundle.stages)]

@@ -10,8 +10,8 @@ Each recording has one pair for each of --kinds:
   noisy      the speech with noise, generated or from --noise, at an SNR of 5 to 15 dB
 
 A pair is in the split of its recording. The manifest has a row for each pair: `path` is a symbolic
-link to the recording, `source_path` is the disturbed speech, and `disturbance` describes the
-disturbance.
+link to the recording, `source_path` is the disturbed speech, `source` the kind, and `disturbance`
+describes the disturbance.
 
 The random numbers of a pair depend only on --seed, the id of the recording and the kind. Rerun the
 command to resume a stopped run or to add new recordings of the source.
@@ -186,6 +186,7 @@ def make_pair(folder: Path, clip: AudioClip, kind: str, settings: Settings) -> d
     "source_path": str(source.relative_to(folder)),
     "split": clip.split,
     "seconds": round(soundfile.info(target).duration, 3),
+    "source": kind,
     "disturbance": disturbance,
     **synthetic_corpora.given_fields(clip, "speaker", "label", "text"),
   }

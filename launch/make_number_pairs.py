@@ -5,10 +5,12 @@ r"""Creates pairs of recordings for speech to speech: spoken values in English a
     --spanish_voices espeak-ng:es,espeak-ng:es-419
   launch/train_bundle.sh pairs/manifest.jsonl translator --preset small --pairs
 
-The values are the numbers 0 to 9999, all dates without a year and all minutes of a day. No pair of
-the split `train` contains a value of the split `valid`. The manifest has a row for each Spanish
-clip, with the English clip as `source_path`. It also has a row for each English clip, so that
-tokenizers learn both languages. The field `value` of a row names the value.
+The values are the numbers 0 to 9999, all dates without a year and all minutes of a day. The share
+of each of these kinds is proportional to the square root of its number of values, so that dates are
+not rare. No pair of the split `train` contains a value of the split `valid`. The manifest has a
+row for each Spanish clip, with the English clip as `source_path`. It also has a row for each
+English clip, so that tokenizers learn both languages. The field `value` of a row names the value,
+and `source` its kind.
 
 A voice is ENGINE:VOICE or ENGINE. The help of make_speech_corpus.py describes the engines and
 --engine_command. Rerun the same command to resume a stopped run; a larger --pairs extends a
@@ -16,6 +18,7 @@ finished corpus.
 """
 
 import itertools
+import math
 import random
 import re
 import zlib
@@ -32,7 +35,7 @@ from audiolm_jax.core.command_line import check_given, run_cli
 from audiolm_jax.core.errors import UserError
 from audiolm_jax.data import manifest, speech_engines, spoken_values, synthetic_corpora
 from audiolm_jax.data.speech_engines import Engine, EngineVoice, SpeechError
-from audiolm_jax.data.spoken_values import Value
+from audiolm_jax.data.spoken_values import Value, ValueKind
 from audiolm_jax.io import audio
 
 FLAGS = flags.FLAGS
@@ -42,7 +45,7 @@ flags.DEFINE_list("spanish_voices", [], "Voices of the translations.")
 flags.DEFINE_list("valid_english_voices", [], "Held-out voices of sources, for `valid` only.")
 flags.DEFINE_multi_string("engine_command", [], "NAME=COMMAND of another engine; repeatable.")
 flags.DEFINE_string("voice_licence", "not stated", "Licence of --engine_command, for the manifest.")
-flags.DEFINE_integer("pairs", None, "Pairs to train on; default: each value once.", 1)
+flags.DEFINE_integer("pairs", None, "Pairs to train on; default: as many as values.", 1)
 flags.DEFINE_integer("valid_pairs", 200, "Maximum number of held-out pairs.", 1)
 flags.DEFINE_float("valid_fraction", 0.05, "Held-out share of the values.", 0.01, 0.5)
 flags.DEFINE_float("tempo_spread", 0.1, "{tempo} is 1 plus or minus up to this.", 0.0, 0.5)
@@ -125,27 +128,41 @@ def plan(
   english: Sequence[EngineVoice],
   spanish: Sequence[EngineVoice],
 ) -> Iterator[Pair]:
-  """Yields pairs in endless rounds over all values, in a random order that depends on --seed."""
+  """Yields pairs without end: of a random kind, with each value of a kind once in each round.
+
+  The random numbers depend on --seed.
+  """
   rng = random.Random(f"{FLAGS.seed} {split}")
+  kinds = [[value for value in values if value.kind is kind] for kind in ValueKind]
+  kinds = [of_kind for of_kind in kinds if of_kind]
+  shares = [math.sqrt(len(of_kind)) for of_kind in kinds]
+  rounds = [_rounds(of_kind, rng) for of_kind in kinds]
 
   def tempo() -> float:
     return round(rng.uniform(1 - FLAGS.tempo_spread, 1 + FLAGS.tempo_spread), 3)
 
+  while True:
+    number, value = next(rng.choices(rounds, shares)[0])
+    source, target = (
+      Utterance(
+        f"{split}/{language}/{value.id}_{number}.flac",
+        f"{text[0].upper()}{text[1:]}".rstrip(".") + ".",
+        rng.choice(voices),
+        tempo(),
+      )
+      for language, voices, text in (
+        ("en", english, spoken_values.english(value)),
+        ("es", spanish, spoken_values.spanish(value)),
+      )
+    )
+    yield Pair(value, split, source, target)
+
+
+def _rounds(values: Sequence[Value], rng: random.Random) -> Iterator[tuple[int, Value]]:
+  """Yields the number of the round and a value, in endless rounds over all values."""
   for number in itertools.count():
     for value in rng.sample(values, len(values)):
-      source, target = (
-        Utterance(
-          f"{split}/{language}/{value.id}_{number}.flac",
-          f"{text[0].upper()}{text[1:]}".rstrip(".") + ".",
-          rng.choice(voices),
-          tempo(),
-        )
-        for language, voices, text in (
-          ("en", english, spoken_values.english(value)),
-          ("es", spanish, spoken_values.spanish(value)),
-        )
-      )
-      yield Pair(value, split, source, target)
+      yield number, value
 
 
 def make_pair(folder: Path, pair: Pair, engines: Mapping[str, Engine]) -> list[dict[str, Any]]:
@@ -173,6 +190,7 @@ def make_pair(folder: Path, pair: Pair, engines: Mapping[str, Engine]) -> list[d
         "speaker": one.voice.name,
         "seconds": round(soundfile.info(path).frames / SAMPLE_RATE, 3),
         "text": one.text,
+        "source": str(pair.value.kind),
         "value": pair.value.id,
         "licence": f"voice {engine.licence}",
       }

@@ -42,7 +42,8 @@
 #
 # Steps: codec semantic kmeans tokenizers tokens semantic_stage coarse_stage fine_stage bundle.
 # Options change the steps:
-#   small                parallel_stage in place of coarse_stage and fine_stage
+#   small                parallel_stage and parallel_stage_long in place of coarse_stage and
+#                        fine_stage
 #   --canonical_speaker  labels units labels_2 units_2 labels_3 units_3 kmeans_3 tokenizers_3
 #                        copies_4 labels_4 units_4 in place of semantic
 #   --semantic_audio     semantic_tokens before semantic_stage
@@ -253,8 +254,8 @@ fi
   fail "--pairs needs a .jsonl manifest with source_path as AUDIO_DIR, not the folder $audio"
 step_names=(codec semantic labels units labels_2 units_2 labels_3 units_3 kmeans_3 tokenizers_3
   copies_4 labels_4 units_4 kmeans tokenizers tokens semantic_tokens semantic_stage coarse_stage
-  acoustic_only fine_stage parallel_stage text_stage speech_stage bundle acoustic_only_bundle
-  text_bundle pairs_bundle text_pairs_bundle)
+  acoustic_only fine_stage parallel_stage parallel_stage_long text_stage speech_stage bundle
+  acoustic_only_bundle text_bundle pairs_bundle text_pairs_bundle)
 for override in ${overrides[@]+"${overrides[@]}"}; do
   [[ " ${step_names[*]} " == *" ${override%%:*} "* && $override == *:-* ]] ||
     fail "--override $override is not STEP:--FLAG with STEP one of ${step_names[*]}"
@@ -440,7 +441,10 @@ if [[ $acoustic == parallel ]]; then
   train parallel_stage "trains the parallel stage" "$parallel_stage_band" \
     "parallel_stage_$size" "${tokens[@]}" --gin.BUNDLE="'$tokenizers'" \
     ${parallel_settings[@]+"${parallel_settings[@]}"}
-  stages+=(--stage_dir=parallel="$work/parallel_stage")
+  train parallel_stage_long "trains the parallel stage in longer crops" \
+    "a loss of level 1 below that of parallel_stage" "parallel_stage_long_$size" "${tokens[@]}" \
+    --gin.INITIAL_RUN="'$work/parallel_stage'" ${parallel_settings[@]+"${parallel_settings[@]}"}
+  stages+=(--stage_dir=parallel="$work/parallel_stage_long")
 elif [[ -z $acoustic_only ]]; then
   train coarse_stage "trains the coarse stage" "$coarse_stage_band" \
     "coarse_stage_$size" "${tokens[@]}"

@@ -93,7 +93,8 @@ def _info(name: str) -> None:
   for part in inspection.list_parts(folder):
     size = "missing" if part.size is None else f"{part.size / 1e6:.2f} MB"
     count = "" if part.parameters is None else f"{part.parameters / 1e6:.2f} M parameters"
-    print(f"  {part.name:<16} {size:>10}  {count:>20}  {part.kind}".rstrip())
+    shared = f"of {part.bundle}" if part.bundle else ""
+    print(f"  {part.name:<16} {size:>10}  {count:>20}  {part.kind:<10}  {shared}".rstrip())
   print("\ntraining data")
   for line in _data_lines(metadata.get("data")):
     print(f"  {line}")

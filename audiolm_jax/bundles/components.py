@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from audiolm_jax.bundles import tensors
+from audiolm_jax.bundles.manifest import shipped_folder
 from audiolm_jax.codec.interface import Codec
 from audiolm_jax.codec.registry import CODECS
 from audiolm_jax.core import configs
@@ -60,6 +61,7 @@ class Component(NamedTuple):
     kind: kind of a tokenizer, such as "soundstream"; "" for other components.
     shapes: shapes of the parameters in the component's file.
     hash: hash of these parameters.
+    bundle: name of the shipped bundle whose folder has the file; "" for the bundle's own folder.
     types: accepted types of the arrays in the file.
   """
 
@@ -68,6 +70,7 @@ class Component(NamedTuple):
   kind: str
   shapes: Shapes
   hash: str
+  bundle: str
   types: Sequence[str] = tensors.FLOATS
 
 
@@ -76,23 +79,25 @@ def describe(name: str, manifest: Json) -> Component:
 
   Raises:
     BundleError: the component or its type is unknown.
-    ConfigError: the hash, the type, the spec or the configuration of the component is not valid.
+    ConfigError: the hash, the bundle, the type, the spec or the configuration of the component is
+      not valid.
     KeyError: the manifest lacks a field.
   """
   entry = manifest["components"][name]
   expected_hash = configs.checked(str, entry["hash"], f"the hash of {name}")
+  bundle = configs.checked(str, entry.get("bundle", ""), f"the bundle of {name}")
   if name in TOKENIZERS:
     known, kind = TOKENIZERS[name], configs.checked(str, entry["type"], f"the type of {name}")
     if kind not in known:
       raise BundleError(f"{name} of unknown type {configs.shown(kind)}; known: {', '.join(known)}")
     config = configs.from_dict(tokenizer_classes(name, kind)[0], entry["config"])
-    return Component(config, None, kind, config.parameter_shapes(), expected_hash)
+    return Component(config, None, kind, config.parameter_shapes(), expected_hash, bundle)
   if name == "detector":
     config = configs.from_dict(ClassifierConfig, entry["config"])
-    return Component(config, None, "", config.parameter_shapes(), expected_hash)
+    return Component(config, None, "", config.parameter_shapes(), expected_hash, bundle)
   if name == "watermark":
     config = configs.from_dict(WatermarkConfig, entry["config"])
-    return Component(config, None, "", config.parameter_shapes(), expected_hash, ("U16",))
+    return Component(config, None, "", config.parameter_shapes(), expected_hash, bundle, ("U16",))
   kinds = {f"{stage['name']}_stage": stage["kind"] for stage in manifest["stages"]}
   if name not in kinds:
     raise BundleError(f"a component {name!r} that is no part of a bundle of this version")
@@ -103,7 +108,21 @@ def describe(name: str, manifest: Json) -> Component:
   shapes = spec.parameter_shapes(config)
   if spec.uses_codebooks(config):
     del shapes[CODEBOOKS]  # the codec's file contains the codebooks
-  return Component(config, spec, "", shapes, expected_hash)
+  return Component(config, spec, "", shapes, expected_hash, bundle)
+
+
+def component_path(folder: Path, name: str, bundle: str) -> Path:
+  """Returns the path of the file that contains the weights of a component.
+
+  Args:
+    folder: folder of the bundle that has the component.
+    name: name of the component.
+    bundle: name of the shipped bundle whose folder has the file; "" for `folder`.
+
+  Raises:
+    BundleError: no bundle of this name ships with the package.
+  """
+  return (shipped_folder(bundle) if bundle else folder) / f"{name}.safetensors"
 
 
 def load_part(folder: Path, name: str, component: Component) -> Params:
@@ -112,7 +131,7 @@ def load_part(folder: Path, name: str, component: Component) -> Params:
   Raises:
     BundleError: the file is missing or damaged, or its weights do not match `bundle.json`.
   """
-  path = folder / f"{name}.safetensors"
+  path = component_path(folder, name, component.bundle)
   params = tensors.load_tensors(path, component.shapes, component.types)
   found = tensors.hash_params(params)
   if found != component.hash:

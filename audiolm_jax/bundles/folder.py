@@ -21,6 +21,7 @@ from audiolm_jax.bundles.manifest import (
   find_folder,
   read_card,
   read_manifest,
+  shipped_folder,
 )
 from audiolm_jax.bundles.migration import FORMAT_VERSION
 from audiolm_jax.bundles.tensors import Storage
@@ -66,7 +67,11 @@ def load_bundle(
 
 
 def save_bundle(
-  bundle: Bundle, folder: str | os.PathLike[str], *, storage: Storage | str = Storage.FLOAT32
+  bundle: Bundle,
+  folder: str | os.PathLike[str],
+  *,
+  storage: Storage | str = Storage.FLOAT32,
+  shared_with: str = "",
 ) -> Path:
   """Writes a bundle to a temporary folder, which then replaces `folder` if it exists.
 
@@ -79,14 +84,17 @@ def save_bundle(
     bundle: the bundle to write.
     folder: the folder to write; its parent must exist.
     storage: number format of the weights.
+    shared_with: name of a shipped bundle. Parts with the same stored weights as its parts are not
+      written again; loading reads them from that bundle, so both must be installed. "" to write
+      all parts.
 
   Returns:
     The folder.
 
   Raises:
     BundleError: `bundle` is not a `Bundle`, its parts do not fit together, its metadata are not
-      JSON, a weight is out of range of the format, or the folder contains other files or cannot be
-      written.
+      JSON, a weight is out of range of the format, the folder contains other files or cannot be
+      written, or no bundle `shared_with` ships or it has none of the parts.
     UserError: `folder` is not a path, or `storage` is unknown.
   """
   if not isinstance(cast(object, bundle), Bundle):
@@ -95,9 +103,10 @@ def save_bundle(
   storage = arguments.member(Storage, storage, "storage")
   _check_fit(bundle)
   _check_temperatures(bundle.name, bundle.temperatures, bundle.stages)
+  shared: Json = read_manifest(shipped_folder(shared_with))["components"] if shared_with else {}
   check_replaceable(folder)
   with replaced(folder) as temporary:
-    _write(bundle, temporary, storage)
+    _write(bundle, temporary, storage, shared_with, shared)
   return folder
 
 
@@ -250,14 +259,30 @@ def _load_watermark(folder: Path, manifest: Json) -> Watermark | None:
   return Watermark(part.config, load_part(folder, "watermark", part)["communities"])
 
 
-def _write(bundle: Bundle, folder: Path, storage: Storage) -> None:
+def _write(bundle: Bundle, folder: Path, storage: Storage, shared_with: str, shared: Json) -> None:
+  """Writes all files of a bundle.
+
+  Args:
+    bundle: the bundle.
+    folder: an empty folder.
+    storage: narrowest number format of the weights.
+    shared_with: name of the shipped bundle that provides equal parts; "" for none.
+    shared: the components of that bundle in its `bundle.json`, by name.
+
+  Raises:
+    BundleError: the bundle cannot be written, or has no part of `shared_with`.
+  """
   components: JsonDict = {}
 
   def add(name: str, params: Params, width: Storage, **fields: object) -> Params:
     """Writes a component and returns its parameters as they will be loaded."""
     stored = tensors.as_stored(params, width)
-    _write_bytes(folder / f"{name}.safetensors", tensors.encode_tensors(params, width))
     components[name] = {**fields, "hash": tensors.hash_params(stored)}
+    if name in shared and shared[name]["hash"] == components[name]["hash"]:
+      # The part may be one that the other bundle shares in turn.
+      components[name]["bundle"] = shared[name].get("bundle", shared_with)
+    else:
+      _write_bytes(folder / f"{name}.safetensors", tensors.encode_tensors(params, width))
     return stored
 
   tokenizers: dict[str, Any] = {}
@@ -290,6 +315,8 @@ def _write(bundle: Bundle, folder: Path, storage: Storage) -> None:
     config = configs.to_dict(bundle.watermark.config)
     communities = {"communities": bundle.watermark.communities}
     add("watermark", communities, Storage.FLOAT32, config=config, token_hash=tokens)
+  if shared_with and not any("bundle" in entry for entry in components.values()):
+    raise BundleError(f"no part of {bundle.name} is equal to one of {shared_with}; share none")
   manifest = {
     "format_version": FORMAT_VERSION,
     "name": bundle.name,

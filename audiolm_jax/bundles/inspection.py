@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from audiolm_jax.bundles import migration, tensors
-from audiolm_jax.bundles.components import describe, load_part
+from audiolm_jax.bundles.components import component_path, describe, load_part
 from audiolm_jax.bundles.folder import load_bundle
 from audiolm_jax.bundles.manifest import read_manifest
 from audiolm_jax.core import configs
@@ -17,12 +17,14 @@ class ComponentInfo(NamedTuple):
 
   Attributes:
     name: name of the component in `bundle.json`; its file is `NAME.safetensors`.
+    bundle: name of the shipped bundle whose folder has the file; "" for the bundle's own folder.
     kind: type of a tokenizer, such as "soundstream"; empty for other components.
     size: size of the file in bytes; None if the file is missing.
     parameters: number of weights; None if the file cannot be read.
   """
 
   name: str
+  bundle: str
   kind: str
   size: int | None
   parameters: int | None
@@ -36,10 +38,11 @@ def list_parts(folder: Path) -> list[ComponentInfo]:
   """
   found: list[ComponentInfo] = []
   for name, entry in _components(folder, read_manifest(folder)).items():
-    path = folder / f"{name}.safetensors"
+    bundle = configs.checked(str, entry.get("bundle", ""), f"the bundle of {name}")
+    path = component_path(folder, name, bundle)
     kind = configs.shown(entry["type"]).strip("'") if "type" in entry else ""
     size = path.stat().st_size if path.is_file() else None
-    found.append(ComponentInfo(name, kind, size, _count_parameters(path)))
+    found.append(ComponentInfo(name, bundle, kind, size, _count_parameters(path)))
   return found
 
 

@@ -38,6 +38,19 @@ def list_bundles() -> list[str]:
   return sorted(p.parent.name for p in _SHIPPED.glob(f"*/{MANIFEST}"))
 
 
+def shipped_folder(name: str) -> Path:
+  """Returns the folder of a bundle that ships with the package.
+
+  Raises:
+    BundleError: no bundle of this name ships with the package.
+  """
+  if name not in list_bundles():
+    raise BundleError(
+      f"no bundle {configs.shown(name)} ships with this version; it has {', '.join(list_bundles())}"
+    )
+  return _SHIPPED / name
+
+
 def find_folder(name_or_dir: str | os.PathLike[str]) -> Path:
   """Returns the folder of a bundle, given the name of a shipped bundle or a path.
 

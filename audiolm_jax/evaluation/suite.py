@@ -72,5 +72,6 @@ SPEECH = Need("speech (--domain=speech)", lambda _, o: o.domain is Domain.SPEECH
 MUSIC = Need("music (--domain=music)", lambda _, o: o.domain is Domain.MUSIC)
 STAGES = Need("a bundle with stages", lambda bundle, _: bool(bundle.stages))
 TEXT_STAGE = Need("a bundle with a text stage", lambda bundle, _: "text" in bundle.stages)
+SPEECH_STAGE = Need("a bundle with a speech stage", lambda bundle, _: "speech" in bundle.stages)
 WATERMARK = Need("a bundle with a watermark", lambda bundle, _: bundle.watermark is not None)
 DETECTOR = Need("a bundle with a detector", lambda bundle, _: bundle.detector is not None)

@@ -9,7 +9,15 @@ import jax
 import numpy as np
 import pytest
 
-from audiolm_jax.bundles import folder, list_bundles, load_bundle, manifest, save_bundle, tensors
+from audiolm_jax.bundles import (
+  folder,
+  inspection,
+  list_bundles,
+  load_bundle,
+  manifest,
+  save_bundle,
+  tensors,
+)
 from audiolm_jax.bundles.tensors import Storage
 from audiolm_jax.core.errors import BundleError
 
@@ -116,6 +124,48 @@ def test_tokenizers_alone_are_a_bundle_and_can_be_loaded_alone(miniature_bundle,
   assert list(load_bundle(saved, stages=["semantic"]).stages) == ["semantic"]
   with pytest.raises(BundleError, match="has no extra stage; it has semantic, coarse, fine"):
     load_bundle(saved, stages=["extra"])
+
+
+def test_parts_of_a_shipped_bundle_are_read_from_it(miniature_bundle, tmp_path, monkeypatch):
+  monkeypatch.setattr(manifest, "_SHIPPED", tmp_path / "shipped")
+  (tmp_path / "shipped").mkdir()
+  save_bundle(miniature_bundle, tmp_path / "shipped" / "base")
+  coarse = miniature_bundle.stages["coarse"]
+  other = dataclasses.replace(coarse, params=jax.tree.map(lambda x: 2 * x, coarse.params))
+  stages = {**miniature_bundle.stages, "coarse": other}
+  bundle = dataclasses.replace(miniature_bundle, stages=stages)
+  saved = save_bundle(bundle, tmp_path / "shipped" / "further", shared_with="base")
+  files = {p.name for p in saved.iterdir()}
+  assert files == {"MODEL_CARD.md", "bundle.json", "coarse_stage.safetensors"}
+  loaded = load_bundle(saved)
+  assert_same_params(loaded.stages["coarse"].params, other.params)
+  for name in ("semantic", "fine"):
+    assert_same_params(loaded.stages[name].params, miniature_bundle.stages[name].params)
+  assert {p.bundle for p in inspection.list_parts(saved)} == {"", "base"}
+  assert not inspection.find_damage(saved)
+
+  # A bundle that shares with this one refers to the bundle that has the file.
+  again = save_bundle(bundle, tmp_path / "again", shared_with="further")
+  assert {p.name: p.bundle for p in inspection.list_parts(again)} == {
+    **dict.fromkeys(("codec", "semantic", "semantic_stage", "fine_stage"), "base"),
+    "coarse_stage": "further",
+  }
+  whole = save_bundle(load_bundle(again), tmp_path / "whole")
+  assert len(list(whole.glob("*.safetensors"))) == 5
+  (tmp_path / "shipped" / "base" / "codec.safetensors").unlink()
+  with pytest.raises(BundleError, match=r"base/codec.safetensors"):
+    load_bundle(saved)
+
+
+def test_what_cannot_be_shared_is_refused(miniature_bundle, tmp_path, saved):
+  with pytest.raises(BundleError, match=r"no part of .* is equal to one of piano_tiny"):
+    save_bundle(miniature_bundle, tmp_path / "a", shared_with="piano_tiny")
+  with pytest.raises(BundleError, match="no bundle 'mine' ships with this version; it has piano"):
+    save_bundle(miniature_bundle, tmp_path / "a", shared_with="mine")
+  assert not (tmp_path / "a").exists()
+  edit(saved, lambda manifest: manifest["components"]["codec"].update(bundle="../secret"))
+  with pytest.raises(BundleError, match=r"no bundle '\.\./secret' ships"):
+    load_bundle(saved)
 
 
 def test_a_bundle_replaces_a_bundle_and_nothing_else(miniature_bundle, saved, tmp_path):

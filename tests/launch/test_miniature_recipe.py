@@ -93,6 +93,7 @@ SMALL = {
     "PASSES=(2,)",
   ],
 }
+SMALL["parallel_stage_long"] = SMALL["parallel_stage"]
 SMALL["units_2"] = SMALL["units_3"] = SMALL["units"]
 SMALL["units_4"] = [*SMALL["units"], "NUM_UNITS=8", "NUM_LABELS=16"]
 
@@ -119,9 +120,9 @@ def test_a_manifest_with_texts_becomes_a_bundle_with_units_and_a_parallel_stage(
   (tmp_path / "clips.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
   options = ("--preset", "small", "--canonical_speaker", "ada")
   out = train_bundle(tmp_path, *small_overrides(), audio="clips.jsonl", options=options)
-  assert out.count("   took ") == 18
+  assert out.count("   took ") == 19
   assert "6 clips of the canonical voice" in out
-  assert train_bundle(tmp_path, audio="clips.jsonl", options=options).count("already done") == 18
+  assert train_bundle(tmp_path, audio="clips.jsonl", options=options).count("already done") == 19
 
   bundle = bundles.load_bundle(tmp_path / "bundle")
   assert list(bundle.stages) == ["semantic", "parallel"]

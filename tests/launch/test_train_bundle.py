@@ -20,6 +20,7 @@ STEPS = [
   "fine_stage",
   "bundle",
 ]
+PARALLEL = ["parallel_stage", "parallel_stage_long"]
 
 
 def run(*arguments, cwd=None, **environment):
@@ -47,12 +48,15 @@ def test_small_trains_a_parallel_stage_in_place_of_two(tmp_path):
   done = run(tmp_path, tmp_path / "bundle", "--preset", "small", "--dry_run")
   assert done.returncode == 0, done.stderr
   lines = done.stdout.splitlines()
-  steps = [*STEPS[:6], "parallel_stage", "bundle"]
+  steps = [*STEPS[:6], *PARALLEL, "bundle"]
   assert [line.split(":")[0].removeprefix("# ") for line in lines[::2]] == steps
-  parallel, bundle = lines[-3], lines[-1]
+  parallel, longer, bundle = lines[-5], lines[-3], lines[-1]
   assert "parallel_stage_small.gin" in parallel and "bundle.work/tokenizers" in parallel
-  assert "--stage_dir=parallel=" in bundle and "coarse" not in bundle
-  assert _configs_exist(lines) == 8
+  assert "parallel_stage_long_small.gin" in longer
+  work = tmp_path / "bundle.work"
+  assert f"INITIAL_RUN=\\'{work}/parallel_stage\\'" in longer
+  assert f"--stage_dir=parallel={work}/parallel_stage_long " in bundle and "coarse" not in bundle
+  assert _configs_exist(lines) == 10
 
 
 def test_small_can_train_the_cascade_of_the_paper(tmp_path):
@@ -71,20 +75,21 @@ def test_small_can_train_soundstream(tmp_path):
   assert done.returncode == 0, done.stderr
   lines = done.stdout.splitlines()
   assert "codec_tiny.gin" in lines[1] and "--gin.LATENT_DIM=128" in lines[-3]
-  assert _configs_exist(lines) == 8
+  assert "--gin.LATENT_DIM=128" in lines[-5]
+  assert _configs_exist(lines) == 10
 
 
 def test_a_text_stage_is_added_at_the_end(tmp_path):
   done = run(tmp_path, tmp_path / "bundle", "--preset", "small", "--text", "--dry_run")
   assert done.returncode == 0, done.stderr
   lines = done.stdout.splitlines()
-  steps = [*STEPS[:6], "parallel_stage", "text_stage", "text_bundle"]
+  steps = [*STEPS[:6], *PARALLEL, "text_stage", "text_bundle"]
   assert [line.split(":")[0].removeprefix("# ") for line in lines[::2]] == steps
   text, bundle = lines[-3], lines[-1]
   assert "text_stage_small.gin" in text and "bundle.work/tokens" in text
   assert "NUM_CLUSTERS" not in done.stdout and "BUNDLE" not in text
   assert f"--stage_dir=text={tmp_path}/bundle.work/text_stage" in bundle
-  assert _configs_exist(lines) == 10
+  assert _configs_exist(lines) == 12
   done = run(tmp_path, tmp_path / "bundle", "--text", "--acoustic_only", "--dry_run")
   assert done.returncode == 2 and "so not --acoustic_only" in done.stderr
 
@@ -99,13 +104,13 @@ def test_stages_with_a_source_are_added_at_the_end(tmp_path):
     done = run(manifest, tmp_path / "bundle", "--preset", "small", *options, "--dry_run")
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    steps = [*STEPS[:6], "parallel_stage", *(f"{name}_stage" for name in added), last]
+    steps = [*STEPS[:6], *PARALLEL, *(f"{name}_stage" for name in added), last]
     assert [line.split(":")[0].removeprefix("# ") for line in lines[::2]] == steps
     assert "speech_stage_small.gin" in lines[-3]
     assert f"MODEL_DIR=\\'{tmp_path}/bundle.work/speech_stage" in lines[-3]
     for name in added:
       assert f"--stage_dir={name}={tmp_path}/bundle.work/{name}_stage" in lines[-1]
-    assert _configs_exist(lines) == 8 + 2 * len(added)
+    assert _configs_exist(lines) == 10 + 2 * len(added)
 
 
 def test_a_canonical_speaker_selects_units_of_four_rounds(tmp_path):
@@ -118,7 +123,7 @@ def test_a_canonical_speaker_selects_units_of_four_rounds(tmp_path):
   names = [line.split(":")[0].removeprefix("# ") for line in lines[::2]]
   units = ["labels", "units", "labels_2", "units_2", "labels_3", "units_3"]
   units += ["kmeans_3", "tokenizers_3", "copies_4", "labels_4", "units_4"]
-  assert names == ["codec", *units, *STEPS[2:6], "parallel_stage", "bundle"]
+  assert names == ["codec", *units, *STEPS[2:6], *PARALLEL, "bundle"]
   commands = dict(zip(names, lines[1::2], strict=True))
   work = tmp_path / "bundle.work"
   assert "--encoder_dir" not in commands["labels"]
@@ -136,7 +141,7 @@ def test_a_canonical_speaker_selects_units_of_four_rounds(tmp_path):
   assert f"--encoder_dir={work}/units_4 " in commands["kmeans"]
   assert "--layer" not in commands["kmeans"]
   assert "--canonical_speaker=ada" in commands["labels_2"]
-  assert _configs_exist(lines) == 14
+  assert _configs_exist(lines) == 16
 
 
 def test_the_semantic_stage_can_have_a_larger_corpus(tmp_path):

@@ -32,6 +32,7 @@ SUITES = (
   _suite("resynthesis", suite.CLIPS, suite.STAGES, suite.SPEECH),
   _suite("voice", suite.CLIPS, suite.STAGES, suite.SPEECH),
   _suite("speaking", suite.CLIPS, suite.TEXT_STAGE, suite.SPEECH),
+  _suite("speech_to_speech", suite.CLIPS, suite.SPEECH_STAGE, suite.SPEECH),
   _suite("piano", suite.CLIPS, suite.STAGES, suite.MUSIC),
   _suite("speaker", suite.SPEAKERS, suite.STAGES, suite.SPEECH),
   _suite("detection", suite.CLIPS, suite.STAGES, suite.DETECTOR),

@@ -101,7 +101,7 @@ def speaking_suite(
     seed: seed of sampling.
   """
   names = [clip.speaker or clip.id for clip in voices]
-  pairs = list(_pairs([clip.speaker or clip.id for clip in clips], names))
+  pairs = list(pairs_with_voices([clip.speaker or clip.id for clip in clips], names))
   if not pairs:
     return skipped("it needs a speaker whose voice is not that of the texts")
   made: dict[str, list[np.ndarray]] = {SPOKEN: [], RESYNTHESIZED: []}
@@ -139,7 +139,7 @@ def speaking_suite(
   return SuiteResult(rows + measures.missing_rows(), details)
 
 
-def _pairs(texts: Sequence[str], voices: Sequence[str]) -> Iterator[tuple[int, int]]:
+def pairs_with_voices(texts: Sequence[str], voices: Sequence[str]) -> Iterator[tuple[int, int]]:
   """Yields pairs of indices: a text, and a voice by another speaker; the voices are used in turn.
 
   Args:
