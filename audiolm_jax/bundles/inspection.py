@@ -1,12 +1,13 @@
 """Lists the components of a bundle's folder, and finds damaged components."""
 
+import os
 from pathlib import Path
 from typing import NamedTuple
 
 from audiolm_jax.bundles import migration, tensors
 from audiolm_jax.bundles.components import component_path, describe, load_part
 from audiolm_jax.bundles.folder import load_bundle
-from audiolm_jax.bundles.manifest import read_manifest
+from audiolm_jax.bundles.manifest import find_folder, read_manifest
 from audiolm_jax.core import configs
 from audiolm_jax.core.configs import Json
 from audiolm_jax.core.errors import BundleError, ConfigError
@@ -44,6 +45,18 @@ def list_parts(folder: Path) -> list[ComponentInfo]:
     size = path.stat().st_size if path.is_file() else None
     found.append(ComponentInfo(name, bundle, kind, size, _count_parameters(path)))
   return found
+
+
+def shares_parts(name_or_dir: str | os.PathLike[str]) -> bool:
+  """Returns whether a bundle uses parts of a shipped bundle.
+
+  Args:
+    name_or_dir: the name of a shipped bundle, or the folder of a bundle.
+
+  Raises:
+    BundleError: the bundle does not exist, or `bundle.json` cannot be read or lists no components.
+  """
+  return any(part.bundle for part in list_parts(find_folder(name_or_dir)))
 
 
 def find_damage(folder: Path) -> list[str]:

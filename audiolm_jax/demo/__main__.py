@@ -25,7 +25,9 @@ from audiolm_jax.io import plotting
 
 FLAGS = flags.FlagValues()
 flags.DEFINE_multi_string(
-  "bundle", [], "Name or folder of a bundle; repeat for several. Default: the shipped bundles.",
+  "bundle", [],
+  "Name or folder of a bundle; repeat for several. Default: the shipped bundles whose parts are all "
+  "their own.",
   flag_values=FLAGS,
 )  # fmt: skip
 flags.DEFINE_string(
@@ -84,14 +86,14 @@ def main(argv: Sequence[str]) -> None:
   plotting.check_can_plot()
   compilation_cache.enable()
   from audiolm_jax import bundles
-  from audiolm_jax.bundles import speaking
+  from audiolm_jax.bundles import inspection, speaking
   from audiolm_jax.demo import guard, server, voices
   from audiolm_jax.demo.requests import RequestLimits
   from audiolm_jax.demo.speech_api import PATH
 
   loaded = {}
-  shipped = sorted(bundles.list_bundles(), key=lambda name: name != "speech")
-  for name in FLAGS.bundle or shipped:
+  shipped = [name for name in bundles.list_bundles() if not inspection.shares_parts(name)]
+  for name in FLAGS.bundle or sorted(shipped, key=lambda name: name != "speech"):
     bundle = bundles.load_bundle(name)
     if bundle.name in loaded:
       raise UserError(f"--bundle {name}: another bundle has the name {bundle.name}; rename one")

@@ -142,6 +142,7 @@ def test_parts_of_a_shipped_bundle_are_read_from_it(miniature_bundle, tmp_path, 
   for name in ("semantic", "fine"):
     assert_same_params(loaded.stages[name].params, miniature_bundle.stages[name].params)
   assert {p.bundle for p in inspection.list_parts(saved)} == {"", "base"}
+  assert inspection.shares_parts(saved) and not inspection.shares_parts("base")
   assert not inspection.find_damage(saved)
 
   # A bundle that shares with this one refers to the bundle that has the file.
