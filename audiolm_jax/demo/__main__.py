@@ -26,8 +26,8 @@ from audiolm_jax.io import plotting
 FLAGS = flags.FlagValues()
 flags.DEFINE_multi_string(
   "bundle", [],
-  "Name or folder of a bundle; repeat for several. Default: the shipped bundles whose parts are all "
-  "their own.",
+  "Name or folder of a bundle; repeat for several. Default: the shipped bundles that use no parts "
+  "of others.",
   flag_values=FLAGS,
 )  # fmt: skip
 flags.DEFINE_string(
