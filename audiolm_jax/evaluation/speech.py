@@ -235,3 +235,25 @@ def speaker_rows(
       hits = names[cosines.argmax(axis=1)] == names
       rows.append(row_of(nearest, hits.astype(float), f"among {count}, {kind}"))
   return rows
+
+
+def given_voice_rows(
+  measures: SpeechMeasures,
+  described: Mapping[str, Sequence[Description]],
+  voices: Sequence[EvalClip],
+  given: Sequence[int],
+  sample_rate: int,
+) -> list[Row]:
+  """Compares the voices of generated speech with the voices that were given; see `speaker_rows`.
+
+  Args:
+    measures: the available networks.
+    described: descriptions of the generated speech, by kind of sound.
+    voices: clips that provide the voices.
+    given: for each clip of a kind, the index of its voice in `voices`.
+    sample_rate: sample rate of the voices in Hz.
+  """
+  by_voice = dataclasses.replace(measures, recognizer=None, opinion=None)
+  known = {j: by_voice.describe(voices[j].waveform, sample_rate) for j in set(given)}
+  names = [voices[j].speaker or voices[j].id for j in given]
+  return speaker_rows(described, [known[j] for j in given], names)

@@ -6,7 +6,6 @@ in the same voice from its semantic tokens. Only the acoustic stages cause the e
 resynthesis.
 """
 
-import dataclasses
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import NamedTuple
 
@@ -132,10 +131,7 @@ def speaking_suite(
       "recognized": {kind: [one.words for one in found] for kind, found in every.items()},
     }
   rows += speech.opinion_rows(every)
-  by_voice = dataclasses.replace(measures, recognizer=None, opinion=None)
-  known = {j: by_voice.describe(voices[j].waveform, sample_rate) for j in {j for _, j in pairs}}
-  given = [names[j] for _, j in pairs]
-  rows += speech.speaker_rows(described, [known[j] for _, j in pairs], given)
+  rows += speech.given_voice_rows(measures, described, voices, [j for _, j in pairs], sample_rate)
   return SuiteResult(rows + measures.missing_rows(), details)
 
 

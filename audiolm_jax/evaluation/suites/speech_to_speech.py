@@ -1,12 +1,12 @@
 """Measures speech to speech in a given voice: words, values, quality and voice.
 
-The source recording of each pair is converted in the voice of another speaker. For comparison, both
-recordings of the pair are resynthesized in the same voice from their semantic tokens: the source,
-which shows what the conversion changes, and the target, of which only the acoustic stages cause the
-errors.
+The source recording of each pair is converted in a voice that is not that of the target. If there
+are clips without sources, the voices come from these clips. For comparison, both recordings of the
+pair are resynthesized in the same voice from their semantic tokens: the source, which shows what
+the conversion changes, and the target, of which only the acoustic stages cause the errors.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -29,6 +29,7 @@ CONVERTED = "speech to speech"
 OF_SOURCE = "resynthesis of the source"
 OF_TARGET = "resynthesis of the target"
 SOURCE = "source recording"
+_LEAST_SECONDS = 0.5  # minimum length of a voice
 VALUE_RIGHT = Metric("value_right", "the recognized words state the right value")
 
 
@@ -57,16 +58,21 @@ def run(bundle: Bundle, options: Options) -> SuiteResult:
   if not sources:
     return skipped(f"it needs pairs: no valid clip of {options.data} has a source_path")
   values = read_field(options.data, "value")
-  targets = load_pieces(
-    options.data,
-    "valid",
-    rate,
-    max_clips=options.max_continuations,
-    least_seconds=0.1,
-    ids=sources,
-    texts=texts_of(listed, options.data),
-    seed=options.seed,
-  )
+
+  def load(ids: Collection[str], least_seconds: float) -> list[EvalClip]:
+    return load_pieces(
+      options.data,
+      "valid",
+      rate,
+      max_clips=options.max_continuations,
+      least_seconds=least_seconds,
+      ids=ids,
+      texts=texts_of(listed, options.data),
+      seed=options.seed,
+    )
+
+  targets = load(sources, 0.1)
+  voices = load({clip.id for clip in listed} - set(sources), _LEAST_SECONDS) or targets
   pairs = [
     SpeechPair(target, read_clip(sources[target.id], rate), values.get(target.id))
     for target in targets
@@ -78,7 +84,7 @@ def run(bundle: Bundle, options: Options) -> SuiteResult:
 
   cut = round(options.prompt_seconds * rate)
   return speech_to_speech_suite(
-    convert, resynthesizer(bundle), pairs, cut, rate, measures, options.seed
+    convert, resynthesizer(bundle), pairs, voices, cut, rate, measures, options.seed
   )
 
 
@@ -86,6 +92,7 @@ def speech_to_speech_suite(
   convert: Resynthesize,
   resynthesize: Resynthesize,
   pairs: Sequence[SpeechPair],
+  voices: Sequence[EvalClip],
   cut: int,
   sample_rate: int,
   measures: speech.SpeechMeasures,
@@ -96,24 +103,27 @@ def speech_to_speech_suite(
   Args:
     convert: function that converts a source recording in a voice.
     resynthesize: function that resynthesizes a recording in a voice.
-    pairs: the pairs; the targets also provide the voices.
-    cut: maximum length of a voice in samples; the voice is the beginning of a target.
+    pairs: the pairs.
+    voices: clips that provide the voices. A source is converted in a voice by another speaker than
+      its target; a pair without such a voice is ignored.
+    cut: maximum length of a voice in samples; the voice is the beginning of a clip in `voices`.
     sample_rate: sample rate of all waveforms in Hz.
     measures: the available networks.
     seed: seed of sampling.
   """
-  targets = [pair.target for pair in pairs]
-  names = [target.speaker or target.id for target in targets]
-  chosen = list(pairs_with_voices(names, names))
+  names = [clip.speaker or clip.id for clip in voices]
+  chosen = list(pairs_with_voices([pair.target.speaker or pair.target.id for pair in pairs], names))
   if not chosen:
-    return skipped("it needs targets of two speakers, because a voice is of another speaker")
+    return skipped("it needs a speaker whose voice is not that of the targets")
   made: dict[str, list[np.ndarray]] = {CONVERTED: [], OF_SOURCE: [], OF_TARGET: []}
   for i, j in chosen:
-    voice = targets[j].waveform[:cut]
+    voice = voices[j].waveform[:cut]
     made[CONVERTED].append(convert(pairs[i].source, voice, seed + i))
     made[OF_SOURCE].append(resynthesize(pairs[i].source, voice, seed + i))
-    made[OF_TARGET].append(resynthesize(targets[i].waveform, voice, seed + i))
+    made[OF_TARGET].append(resynthesize(pairs[i].target.waveform, voice, seed + i))
   described = measures.describe_all(made, sample_rate)
+  pairs = [pairs[i] for i, _ in chosen]
+  targets = [pair.target for pair in pairs]
   recordings = {
     SOURCE: [pair.source for pair in pairs],
     speech.RECORDING: [target.waveform for target in targets],
@@ -127,8 +137,7 @@ def speech_to_speech_suite(
     of_group = [pairs[k] for k in places]
     rows += _word_rows(measures.recognizer, found, prefix + speech.RECORDING, of_group)
     rows += speech.opinion_rows(found)
-  voices = [every[speech.RECORDING][j] for _, j in chosen]
-  rows += speech.speaker_rows(described, voices, [names[j] for _, j in chosen])
+  rows += speech.given_voice_rows(measures, described, voices, [j for _, j in chosen], sample_rate)
   details: dict[str, object] = {"clips": [target.id for target in targets]}
   if measures.recognizer is not None:
     details["texts"] = [target.text for target in targets]
