@@ -96,6 +96,34 @@ def load_pieces(
   return [piece for group in rounds for piece in group][:max_clips]
 
 
+def valid_clips(
+  options: Options,
+  ids: Collection[str],
+  texts: Mapping[str, str],
+  sample_rate: int,
+  least_seconds: float,
+) -> list[EvalClip]:
+  """Reads at most `max_continuations` whole clips of the split `valid`, by `load_pieces`.
+
+  Args:
+    options: settings of the evaluation.
+    ids: ids of the clips to choose from.
+    texts: transcripts by the id of the clip.
+    sample_rate: sample rate of the clips in Hz.
+    least_seconds: minimum length of a clip in seconds.
+  """
+  return load_pieces(
+    options.data,
+    "valid",
+    sample_rate,
+    max_clips=options.max_continuations,
+    least_seconds=least_seconds,
+    ids=ids,
+    texts=texts,
+    seed=options.seed,
+  )
+
+
 def new_pieces(
   options: Options,
   sample_rate: int,

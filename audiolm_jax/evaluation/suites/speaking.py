@@ -6,7 +6,7 @@ in the same voice from its semantic tokens. Only the acoustic stages cause the e
 resynthesis.
 """
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +15,7 @@ from jaxtyping import Float
 from audiolm_jax.bundles import Bundle
 from audiolm_jax.data.manifest import clips_of_split, list_clips
 from audiolm_jax.evaluation import recognition, speech
-from audiolm_jax.evaluation.clips import EvalClip, load_pieces
+from audiolm_jax.evaluation.clips import EvalClip, valid_clips
 from audiolm_jax.evaluation.metric import Metric
 from audiolm_jax.evaluation.options import Options
 from audiolm_jax.evaluation.report import Row, SuiteResult, row_of, skipped
@@ -52,22 +52,9 @@ def run(bundle: Bundle, options: Options) -> SuiteResult:
   texts = texts_of(listed, options.data)
   if not texts:
     return skipped(f"it needs texts: no valid clip of {options.data} has one")
-
-  def load(ids: Collection[str], least_seconds: float) -> list[EvalClip]:
-    return load_pieces(
-      options.data,
-      "valid",
-      rate,
-      max_clips=options.max_continuations,
-      least_seconds=least_seconds,
-      ids=ids,
-      texts=texts,
-      seed=options.seed,
-    )
-
-  clips = load(texts, 0.1)
+  clips = valid_clips(options, texts, texts, rate, 0.1)
   without = {clip.id for clip in listed} - set(texts)
-  voices = load(without or texts, options.prompt_seconds)
+  voices = valid_clips(options, without or texts, texts, rate, options.prompt_seconds)
 
   def speak(text: str, voice: np.ndarray, seed: int) -> np.ndarray:
     made = bundle.speak(text, voice=voice, sample_rate=rate, prompt_seconds=None, seed=seed)

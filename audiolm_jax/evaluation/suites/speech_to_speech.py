@@ -6,7 +6,7 @@ pair are resynthesized in the same voice from their semantic tokens: the source,
 the conversion changes, and the target, of which only the acoustic stages cause the errors.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -16,7 +16,7 @@ from audiolm_jax.bundles import Bundle
 from audiolm_jax.data import spoken_values
 from audiolm_jax.data.manifest import clips_of_split, list_clips, read_clip, source_of
 from audiolm_jax.evaluation import recognition, speech
-from audiolm_jax.evaluation.clips import EvalClip, load_pieces
+from audiolm_jax.evaluation.clips import EvalClip, valid_clips
 from audiolm_jax.evaluation.metric import Metric
 from audiolm_jax.evaluation.options import Options
 from audiolm_jax.evaluation.report import Row, SuiteResult, row_of, skipped
@@ -58,21 +58,10 @@ def run(bundle: Bundle, options: Options) -> SuiteResult:
   if not sources:
     return skipped(f"it needs pairs: no valid clip of {options.data} has a source_path")
   values = read_field(options.data, "value")
-
-  def load(ids: Collection[str], least_seconds: float) -> list[EvalClip]:
-    return load_pieces(
-      options.data,
-      "valid",
-      rate,
-      max_clips=options.max_continuations,
-      least_seconds=least_seconds,
-      ids=ids,
-      texts=texts_of(listed, options.data),
-      seed=options.seed,
-    )
-
-  targets = load(sources, 0.1)
-  voices = load({clip.id for clip in listed} - set(sources), _LEAST_SECONDS) or targets
+  texts = texts_of(listed, options.data)
+  targets = valid_clips(options, sources, texts, rate, 0.1)
+  without = {clip.id for clip in listed} - set(sources)
+  voices = valid_clips(options, without, texts, rate, _LEAST_SECONDS) or targets
   pairs = [
     SpeechPair(target, read_clip(sources[target.id], rate), values.get(target.id))
     for target in targets
