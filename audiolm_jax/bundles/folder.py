@@ -103,10 +103,9 @@ def save_bundle(
   storage = arguments.member(Storage, storage, "storage")
   _check_fit(bundle)
   _check_temperatures(bundle.name, bundle.temperatures, bundle.stages)
-  shared: Json = read_manifest(shipped_folder(shared_with))["components"] if shared_with else {}
   check_replaceable(folder)
   with replaced(folder) as temporary:
-    _write(bundle, temporary, storage, shared_with, shared)
+    _write(bundle, temporary, storage, shared_with)
   return folder
 
 
@@ -259,7 +258,7 @@ def _load_watermark(folder: Path, manifest: Json) -> Watermark | None:
   return Watermark(part.config, load_part(folder, "watermark", part)["communities"])
 
 
-def _write(bundle: Bundle, folder: Path, storage: Storage, shared_with: str, shared: Json) -> None:
+def _write(bundle: Bundle, folder: Path, storage: Storage, shared_with: str) -> None:
   """Writes all files of a bundle.
 
   Args:
@@ -267,11 +266,12 @@ def _write(bundle: Bundle, folder: Path, storage: Storage, shared_with: str, sha
     folder: an empty folder.
     storage: narrowest number format of the weights.
     shared_with: name of the shipped bundle that provides equal parts; "" for none.
-    shared: the components of that bundle in its `bundle.json`, by name.
 
   Raises:
-    BundleError: the bundle cannot be written, or has no part of `shared_with`.
+    BundleError: the bundle cannot be written, has no part of `shared_with`, or no bundle of this
+      name ships.
   """
+  shared: Json = read_manifest(shipped_folder(shared_with))["components"] if shared_with else {}
   components: JsonDict = {}
 
   def add(name: str, params: Params, width: Storage, **fields: object) -> Params:

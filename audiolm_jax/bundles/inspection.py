@@ -56,7 +56,8 @@ def shares_parts(name_or_dir: str | os.PathLike[str]) -> bool:
   Raises:
     BundleError: the bundle does not exist, or `bundle.json` cannot be read or lists no components.
   """
-  return any(part.bundle for part in list_parts(find_folder(name_or_dir)))
+  folder = find_folder(name_or_dir)
+  return any("bundle" in entry for entry in _components(folder, read_manifest(folder)).values())
 
 
 def find_damage(folder: Path) -> list[str]:

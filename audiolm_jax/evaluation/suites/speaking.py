@@ -6,7 +6,7 @@ in the same voice from its semantic tokens. Only the acoustic stages cause the e
 resynthesis.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -86,8 +86,7 @@ def speaking_suite(
     measures: the available networks.
     seed: seed of sampling.
   """
-  names = [clip.speaker or clip.id for clip in voices]
-  pairs = list(pairs_with_voices([clip.speaker or clip.id for clip in clips], names))
+  pairs = list(pairs_with_voices(clips, voices))
   if not pairs:
     return skipped("it needs a speaker whose voice is not that of the texts")
   made: dict[str, list[np.ndarray]] = {SPOKEN: [], RESYNTHESIZED: []}
@@ -102,11 +101,7 @@ def speaking_suite(
   details: dict[str, object] = {"clips": [clips[i].id for i, _ in pairs]}
   if measures.recognizer is not None:
     recognizer, texts = measures.recognizer, [clips[i].text for i, _ in pairs]
-    for metric, count in (
-      (CHARACTER_ERRORS, recognition.character_errors),
-      (speech.WORD_ERRORS, recognition.word_errors),
-    ):
-      rows += speech.word_rows(metric, recognizer, every, texts, count)
+    rows += text_error_rows(recognizer, every, texts)
     for kind, found in every.items():
       ends = [
         _ends_with(recognizer.normalise(str(text)), recognizer.normalise(str(one.words)))
@@ -122,21 +117,34 @@ def speaking_suite(
   return SuiteResult(rows + measures.missing_rows(), details)
 
 
-def pairs_with_voices(texts: Sequence[str], voices: Sequence[str]) -> Iterator[tuple[int, int]]:
-  """Yields pairs of indices: a text, and a voice by another speaker; the voices are used in turn.
+def pairs_with_voices(
+  clips: Sequence[EvalClip], voices: Sequence[EvalClip]
+) -> Iterator[tuple[int, int]]:
+  """Yields pairs of indices: a clip, and a voice by another speaker; the voices are used in turn.
 
-  Args:
-    texts: speaker of each text.
-    voices: speaker of each voice.
+  A clip without the name of its speaker counts as one by a speaker of its own.
   """
+  names = [voice.speaker or voice.id for voice in voices]
   following = 0
-  for index, speaker in enumerate(texts):
+  for index, clip in enumerate(clips):
     for later in range(len(voices)):
       chosen = (following + later) % len(voices)
-      if voices[chosen] != speaker:
+      if names[chosen] != (clip.speaker or clip.id):
         yield index, chosen
         following = chosen + 1
         break
+
+
+def text_error_rows(
+  recognizer: recognition.Recognizer,
+  described: Mapping[str, Sequence[speech.Description]],
+  texts: Sequence[str | None],
+) -> list[Row]:
+  """Returns character and word error rates against texts; see `speech.word_rows`."""
+  return [
+    *speech.word_rows(CHARACTER_ERRORS, recognizer, described, texts, recognition.character_errors),
+    *speech.word_rows(speech.WORD_ERRORS, recognizer, described, texts),
+  ]
 
 
 def _ends_with(text: str, recognized: str) -> float:

@@ -20,8 +20,7 @@ from audiolm_jax.evaluation.clips import EvalClip, valid_clips
 from audiolm_jax.evaluation.metric import Metric
 from audiolm_jax.evaluation.options import Options
 from audiolm_jax.evaluation.report import Row, SuiteResult, row_of, skipped
-from audiolm_jax.evaluation.suites.resynthesis import CHARACTER_ERRORS
-from audiolm_jax.evaluation.suites.speaking import pairs_with_voices
+from audiolm_jax.evaluation.suites.speaking import pairs_with_voices, text_error_rows
 from audiolm_jax.evaluation.suites.voice import Resynthesize, resynthesizer
 from audiolm_jax.evaluation.transcripts import read_field, texts_of
 
@@ -100,8 +99,7 @@ def speech_to_speech_suite(
     measures: the available networks.
     seed: seed of sampling.
   """
-  names = [clip.speaker or clip.id for clip in voices]
-  chosen = list(pairs_with_voices([pair.target.speaker or pair.target.id for pair in pairs], names))
+  chosen = list(pairs_with_voices([pair.target for pair in pairs], voices))
   if not chosen:
     return skipped("it needs a speaker whose voice is not that of the targets")
   made: dict[str, list[np.ndarray]] = {CONVERTED: [], OF_SOURCE: [], OF_TARGET: []}
@@ -157,10 +155,7 @@ def _word_rows(
   rows = speech.word_rows(speech.WORD_CHANGES, recognizer, others, words)
   texts = [pair.target.text for pair in pairs]
   if any(texts):
-    rows += speech.word_rows(speech.WORD_ERRORS, recognizer, described, texts)
-    rows += speech.word_rows(
-      CHARACTER_ERRORS, recognizer, described, texts, recognition.character_errors
-    )
+    rows += text_error_rows(recognizer, described, texts)
   for kind, found in described.items():
     right = [
       float(_states(str(one.words), pair.value))
